@@ -1,0 +1,3 @@
+module github.com/kmip-for-vmware/kmip/migrations
+
+go 1.26.0
