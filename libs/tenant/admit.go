@@ -1,0 +1,90 @@
+package tenant
+
+import (
+	"strings"
+	"time"
+)
+
+// Arrival is what a connection shows before its first request.
+type Arrival struct {
+	ServerName string // SNI, as sent; empty without
+	Port       uint16 // the advertised port of the listener
+	Client     Fingerprint
+	HasClient  bool
+}
+
+// Cause says why a connection or request was turned away. Outside, all causes
+// look alike; the record tells them apart.
+type Cause string
+
+// The causes.
+const (
+	NoCertificate      Cause = "no_certificate"
+	UnknownCertificate Cause = "unknown_certificate"
+	ForeignCertificate Cause = "foreign_certificate" // of another tenant than the name or port says
+	ExpiredCertificate Cause = "expired_certificate"
+	NotShared          Cause = "not_shared" // of a tenant with endpoints of its own, at a shared one
+	SuspendedTenant    Cause = "suspended"
+	Unconfigured       Cause = "unconfigured" // no key manager yet
+)
+
+// Refusal is the error of Admit.
+type Refusal struct {
+	Cause Cause
+	// Addressed is the tenant whose own name or port was used, empty at a
+	// shared endpoint: only it may be shown the refusal.
+	Addressed ID
+}
+
+// Error returns the cause.
+func (r *Refusal) Error() string { return "refused: " + string(r.Cause) }
+
+// Admit finds the tenant and the client certificate of an arrival, or returns
+// a *Refusal. The port decides if it is a tenant's own, whatever the server
+// name; else a server name that is a tenant's own; else the certificate, which
+// then finds only tenants of the shared endpoints. Name or port and
+// certificate must lead to the same tenant.
+func (s *Snapshot) Admit(a Arrival, now time.Time) (*Tenant, Client, error) {
+	addressed := s.byPort[a.Port]
+	if addressed == nil && a.ServerName != "" {
+		addressed = s.byName[strings.ToLower(strings.TrimSuffix(a.ServerName, "."))]
+	}
+	refuse := func(c Cause) (*Tenant, Client, error) {
+		r := &Refusal{Cause: c}
+		if addressed != nil {
+			r.Addressed = addressed.ID
+		}
+		return nil, Client{}, r
+	}
+	if !a.HasClient {
+		return refuse(NoCertificate)
+	}
+	t := s.byClient[a.Client]
+	switch {
+	case t == nil:
+		return refuse(UnknownCertificate)
+	case addressed != nil && t != addressed:
+		return refuse(ForeignCertificate)
+	case addressed == nil && !t.Shared:
+		return refuse(NotShared)
+	}
+	client := t.client(a.Client)
+	switch {
+	case now.After(client.NotAfter):
+		return refuse(ExpiredCertificate)
+	case t.Suspended:
+		return refuse(SuspendedTenant)
+	case t.KeyManager == nil:
+		return refuse(Unconfigured)
+	}
+	return t, client, nil
+}
+
+func (t *Tenant) client(f Fingerprint) Client {
+	for i := range t.Clients {
+		if t.Clients[i].Fingerprint == f {
+			return t.Clients[i]
+		}
+	}
+	return Client{}
+}

@@ -1,0 +1,95 @@
+// Package tenant holds what a cell knows about its tenants: an immutable
+// snapshot of all of them, the changes between two revisions, and routing of a
+// connection to one of them as a pure function.
+package tenant
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+)
+
+// ID is an instance's GUID, lower case.
+type ID string
+
+// Fingerprint is the SHA-256 of a client leaf certificate's DER encoding.
+type Fingerprint [sha256.Size]byte
+
+// FingerprintOf returns the fingerprint of a certificate in DER.
+func FingerprintOf(der []byte) Fingerprint { return sha256.Sum256(der) }
+
+// String returns the fingerprint in lower-case hexadecimal.
+func (f Fingerprint) String() string { return hex.EncodeToString(f[:]) }
+
+// Revision names one configuration change of a cell: a number that grows by
+// one in commit order, and a random id that tells two histories apart after
+// the database was restored. The zero Revision is a cell without any change.
+type Revision struct {
+	Number int64
+	ID     string
+}
+
+// KeyManagerType is the product that holds a tenant's root key.
+type KeyManagerType string
+
+// The key managers.
+const (
+	KeyProtect KeyManagerType = "key_protect"
+	HPCS       KeyManagerType = "hpcs"
+)
+
+// KeyManager says where a tenant's root key is and how to reach it. Its
+// address is not here: it follows from the CRN and the operator's table.
+type KeyManager struct {
+	Type        KeyManagerType
+	InstanceCRN string // CRN of the Key Protect or HPCS instance
+	KeyRing     string // ring of the root key and of the standard keys
+	RootKeyID   string // UUID
+	// SealedAPIKey opens with the operator's keyring for purpose
+	// APIKeyPurpose and the tenant's id as owner. Empty: no API key given.
+	SealedAPIKey []byte
+}
+
+// APIKeyPurpose is the sealing purpose of tenants' API keys.
+const APIKeyPurpose = "tenant-api-key" //nolint:gosec // a purpose, not a credential
+
+// Client is one client certificate of a tenant.
+type Client struct {
+	ID          string // UUID of the certificate's record
+	Name        string
+	Fingerprint Fingerprint
+	NotAfter    time.Time // end of validity in the certificate itself
+}
+
+// Tenant is one customer's KMIP for VMware instance as the data plane sees it.
+type Tenant struct {
+	ID        ID
+	Account   string // IBM Cloud account, 32 hexadecimal digits
+	Name      string
+	Suspended bool
+	Shared    bool     // reached at the cell's shared endpoints
+	Names     []string // own host names, lower case
+	Ports     []uint16 // own dedicated ports, as advertised
+	Clients   []Client
+	// KeyManager is nil until the customer has configured one.
+	KeyManager *KeyManager
+}
+
+// Delta leads from revision After to revision To: the tenants that are new or
+// changed, as they are at To, and those that are gone.
+type Delta struct {
+	After   Revision
+	To      Revision
+	Changed []Tenant
+	Removed []ID
+	// Unreadable are tenants whose stored configuration this version can't
+	// read: they are quarantined, and the revision advances.
+	Unreadable []Quarantined
+}
+
+// Quarantined is a tenant that can't be served because its configuration
+// contradicts another's or is not understood.
+type Quarantined struct {
+	ID     ID
+	Reason string
+}
