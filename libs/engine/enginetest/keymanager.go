@@ -1,0 +1,301 @@
+package enginetest
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/kmip-for-vmware/kmip/libs/engine"
+	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
+	"github.com/kmip-for-vmware/kmip/libs/secret"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
+)
+
+// KeyManagerUnderTest is an engine.KeyManager and what the customer can do
+// behind its back.
+type KeyManagerUnderTest struct {
+	engine.KeyManager
+	// DeleteRootKey deletes the root key in the key manager.
+	DeleteRootKey func(t *testing.T)
+	// DeleteStandardKey deletes a standard key in the key manager.
+	DeleteStandardKey func(t *testing.T, ref engine.KeyRef)
+}
+
+// KeyManager checks an implementation of engine.KeyManager. Open returns one
+// over a fresh root key.
+func KeyManager(t *testing.T, open func(t *testing.T) KeyManagerUnderTest) {
+	t.Run("what is wrapped and stored is loaded and unwrapped", func(t *testing.T) {
+		m := open(t)
+		kek, e, ref := store(t, m)
+		got, err := m.Load(t.Context(), e.Object.ID, ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, e) {
+			t.Errorf("loaded\n%+v\nwant\n%+v", got, e)
+		}
+		plain, err := m.Unwrap(t.Context(), got.Wrapped, binding(e))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !plain.Equal(kek) {
+			t.Error("unwrapped bytes differ from those wrapped")
+		}
+	})
+
+	t.Run("a blob of another object or tenant does not open", func(t *testing.T) {
+		m := open(t)
+		_, e, _ := store(t, m)
+		for name, b := range map[string]engine.Binding{
+			"object": {Tenant: e.Tenant, Object: "another"},
+			"tenant": {Tenant: NewTenantID(), Object: e.Object.ID},
+		} {
+			if _, err := m.Unwrap(t.Context(), e.Wrapped, b); !errors.Is(err, engine.ErrCorrupt) {
+				t.Errorf("another %s: %v, want ErrCorrupt", name, err)
+			}
+		}
+	})
+
+	t.Run("a standard key deleted by the customer is gone", func(t *testing.T) {
+		m := open(t)
+		_, e, ref := store(t, m)
+		m.DeleteStandardKey(t, ref)
+		if _, err := m.Load(t.Context(), e.Object.ID, ref); !errors.Is(err, engine.ErrGone) {
+			t.Errorf("Load: %v, want ErrGone", err)
+		}
+	})
+
+	t.Run("deleting twice is no error", func(t *testing.T) {
+		m := open(t)
+		_, e, ref := store(t, m)
+		for range 2 {
+			if err := m.Delete(t.Context(), ref); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := m.Load(t.Context(), e.Object.ID, ref); !errors.Is(err, engine.ErrGone) {
+			t.Errorf("Load: %v, want ErrGone", err)
+		}
+	})
+
+	t.Run("an envelope of another object is corrupt", func(t *testing.T) {
+		m := open(t)
+		_, _, ref := store(t, m)
+		if _, err := m.Load(t.Context(), "another", ref); !errors.Is(err, engine.ErrCorrupt) {
+			t.Errorf("Load: %v, want ErrCorrupt", err)
+		}
+	})
+
+	t.Run("a deleted root key denies", func(t *testing.T) {
+		m := open(t)
+		kek, e, ref := store(t, m)
+		m.DeleteRootKey(t)
+		if _, err := m.Wrap(t.Context(), kek, binding(e)); !errors.Is(err, engine.ErrDenied) {
+			t.Errorf("Wrap: %v, want ErrDenied", err)
+		}
+		if _, err := m.Unwrap(t.Context(), e.Wrapped, binding(e)); !errors.Is(err, engine.ErrDenied) {
+			t.Errorf("Unwrap: %v, want ErrDenied", err)
+		}
+		if _, err := m.Load(t.Context(), e.Object.ID, ref); err != nil {
+			t.Errorf("Load of a standard key does not depend on the root key: %v", err)
+		}
+		if err := m.Check(t.Context()); !errors.Is(err, engine.ErrDenied) {
+			t.Errorf("Check: %v, want ErrDenied", err)
+		}
+	})
+
+	t.Run("check passes", func(t *testing.T) {
+		if err := open(t).Check(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+
+	t.Run("an ended context is unavailable", func(t *testing.T) {
+		m := open(t)
+		_, e, ref := store(t, m)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := m.Load(ctx, e.Object.ID, ref); !errors.Is(err, engine.ErrUnavailable) {
+			t.Errorf("Load: %v, want ErrUnavailable", err)
+		}
+		if _, err := m.Unwrap(ctx, e.Wrapped, binding(e)); !errors.Is(err, engine.ErrUnavailable) {
+			t.Errorf("Unwrap: %v, want ErrUnavailable", err)
+		}
+	})
+}
+
+func binding(e engine.Envelope) engine.Binding {
+	return engine.Binding{Tenant: e.Tenant, Object: e.Object.ID}
+}
+
+// store wraps and stores a fresh KEK.
+func store(t *testing.T, m engine.KeyManager) (*secret.Bytes, engine.Envelope, engine.KeyRef) {
+	t.Helper()
+	kek := secret.Random(32)
+	sum := sha256.Sum256(kek.Reveal())
+	e := engine.Envelope{Format: engine.EnvelopeFormat, Tenant: NewTenantID(), Object: NewRecord().Object, Location: m.Location()}
+	e.Object.Digest = sum[:]
+	var err error
+	if e.Wrapped, err = m.Wrap(t.Context(), kek, binding(e)); err != nil {
+		t.Fatal(err)
+	}
+	e.Location.RootKeyVersion = e.Wrapped.RootKeyVersion
+	ref, err := m.Store(t.Context(), e.Object.ID, e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kek, e, ref
+}
+
+// Vault is an engine.KeyManager in memory for tests of other parts. Its root
+// key is a keyring that real key managers never show.
+type Vault struct {
+	mu   sync.Mutex
+	ring *secret.Keyring
+	keys map[engine.KeyRef][]byte // envelopes; nil once deleted
+	// Fail, when set, decides each call's error: before it takes effect, and
+	// (done true) after. It is called with the name of the method.
+	Fail func(method string, done bool) error
+}
+
+// NewKeyManager returns a Vault with a fresh root key and no keys.
+func NewKeyManager() *Vault {
+	ring, err := secret.ParseKeyring("ZW5naW5ldGVzdCdzIHJvb3Qga2V5IGlzIGZpeGVkLi4=")
+	if err != nil {
+		panic(err) // the text above is constant
+	}
+	return &Vault{ring: ring, keys: make(map[engine.KeyRef][]byte)}
+}
+
+// DeleteRootKey makes every wrap and unwrap fail from now on.
+func (v *Vault) DeleteRootKey() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.ring = nil
+}
+
+// Stored returns the number of standard keys that are not deleted.
+func (v *Vault) Stored() (n int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, payload := range v.keys {
+		if payload != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// Location implements engine.KeyManager.
+func (v *Vault) Location() engine.Location {
+	return engine.Location{KeyManagerCRN: "crn:v1:bluemix:public:kms:us-south:a/vault:vault::", KeyRing: "default", RootKeyID: "root"}
+}
+
+// Wrap implements engine.KeyManager.
+func (v *Vault) Wrap(ctx context.Context, kek *secret.Bytes, b engine.Binding) (w engine.Wrapped, err error) {
+	err = v.call(ctx, "Wrap", func() error {
+		if v.ring == nil {
+			return engine.ErrDenied
+		}
+		sealed, err := v.ring.Seal("wrap", fmt.Sprint(b.AdditionalData()), kek)
+		w = engine.Wrapped{Ciphertext: fmt.Sprintf("%x", sealed), RootKeyID: "root", RootKeyVersion: "1"}
+		return err
+	})
+	return w, err
+}
+
+// Unwrap implements engine.KeyManager.
+func (v *Vault) Unwrap(ctx context.Context, w engine.Wrapped, b engine.Binding) (kek *secret.Bytes, err error) {
+	err = v.call(ctx, "Unwrap", func() error {
+		if v.ring == nil {
+			return engine.ErrDenied
+		}
+		var sealed []byte
+		if _, err := fmt.Sscanf(w.Ciphertext, "%x", &sealed); err != nil {
+			return engine.ErrCorrupt
+		}
+		var err error
+		if kek, err = v.ring.Open("wrap", fmt.Sprint(b.AdditionalData()), sealed); err != nil {
+			return engine.ErrCorrupt
+		}
+		return nil
+	})
+	return kek, err
+}
+
+// Store implements engine.KeyManager.
+func (v *Vault) Store(ctx context.Context, _ kmip.ObjectID, e engine.Envelope) (ref engine.KeyRef, err error) {
+	err = v.call(ctx, "Store", func() error {
+		payload, err := e.Encode()
+		ref = engine.KeyRef(uuid.NewString())
+		v.keys[ref] = payload
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	return ref, nil
+}
+
+// Load implements engine.KeyManager.
+func (v *Vault) Load(ctx context.Context, id kmip.ObjectID, ref engine.KeyRef) (e engine.Envelope, err error) {
+	err = v.call(ctx, "Load", func() error {
+		payload := v.keys[ref]
+		if payload == nil {
+			return engine.ErrGone
+		}
+		if e, err = engine.DecodeEnvelope(payload, id); err != nil {
+			return fault.Wrap(fault.Corrupt, "The stored key is damaged.", err)
+		}
+		return nil
+	})
+	return e, err
+}
+
+// Delete implements engine.KeyManager.
+func (v *Vault) Delete(ctx context.Context, ref engine.KeyRef) error {
+	return v.call(ctx, "Delete", func() error {
+		v.keys[ref] = nil
+		return nil
+	})
+}
+
+// Check implements engine.KeyManager.
+func (v *Vault) Check(ctx context.Context) error {
+	return v.call(ctx, "Check", func() error {
+		if v.ring == nil {
+			return engine.ErrDenied
+		}
+		return nil
+	})
+}
+
+func (v *Vault) call(ctx context.Context, method string, f func() error) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return fault.Wrap(fault.Unavailable, "The key manager does not answer.", err)
+	}
+	if v.Fail != nil {
+		if err := v.Fail(method, false); err != nil {
+			return err
+		}
+	}
+	if err := f(); err != nil {
+		return err
+	}
+	if v.Fail != nil {
+		return v.Fail(method, true)
+	}
+	return nil
+}
+
+// KeyManagers returns an engine.KeyManagers that gives every tenant this one.
+func (v *Vault) KeyManagers(*tenant.Tenant) (engine.KeyManager, error) { return v, nil }

@@ -1,0 +1,131 @@
+// Package engine carries out KMIP operations for one tenant at a time, over
+// the ports it needs: a ledger of managed objects and a key manager. It knows
+// neither TTLV nor HTTP nor SQL.
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
+	"github.com/kmip-for-vmware/kmip/libs/secret"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
+)
+
+// The errors of the ports, to compare with errors.Is. Adapters return them
+// wrapped in or as a fault.Error of the same kind; everything else counts as
+// internal.
+var (
+	ErrNotFound    = &fault.Error{Kind: fault.NotFound}
+	ErrExists      = &fault.Error{Kind: fault.Exists}
+	ErrConflict    = &fault.Error{Kind: fault.Conflict}
+	ErrGone        = &fault.Error{Kind: fault.Gone}
+	ErrDenied      = &fault.Error{Kind: fault.Denied}
+	ErrUnavailable = &fault.Error{Kind: fault.Unavailable}
+	ErrCorrupt     = &fault.Error{Kind: fault.Corrupt}
+)
+
+// Phase is how far an object's row and its standard key have come.
+type Phase string
+
+// The phases. A row is pending until its standard key is stored, live while it
+// can be read, destroying from the moment a client asked for Destroy until the
+// standard key is deleted, and destroyed then; its metadata stays.
+const (
+	Pending    Phase = "pending"
+	Live       Phase = "live"
+	Destroying Phase = "destroying"
+	Gone       Phase = "destroyed"
+)
+
+// Location says where an object's wrapped KEK lies and what opens it.
+type Location struct {
+	KeyManagerCRN  string `json:"key_manager"`      // CRN of the key manager instance
+	KeyRing        string `json:"key_ring"`         // ring of the standard key
+	RootKeyID      string `json:"root_key_id"`      // UUID
+	RootKeyVersion string `json:"root_key_version"` // as the key manager named it at wrap
+}
+
+// Record is one row of the ledger.
+type Record struct {
+	Object   kmip.Object
+	Phase    Phase
+	Location Location
+	KeyRef   KeyRef // empty while pending
+	// Version counts the row's changes from 1. Replace succeeds only with the
+	// version that is stored, and stores that plus one.
+	Version int64
+	// PendingFor is how long a pending row may stay so, from now by the
+	// database's clock. Read by Create alone.
+	PendingFor time.Duration
+}
+
+// Objects is the ledger of managed objects. Every call names the tenant and
+// sees its rows alone. Calls are durable when they return nil, and safe for
+// concurrent use. Every implementation passes enginetest.Objects.
+type Objects interface {
+	// Create adds a row with Version 1. It returns ErrExists if the tenant has
+	// that identifier already, in any phase.
+	Create(ctx context.Context, t tenant.ID, r Record) error
+	// Get returns a row of any phase, or ErrNotFound.
+	Get(ctx context.Context, t tenant.ID, id kmip.ObjectID) (Record, error)
+	// Replace writes r over the row with r's identifier if its stored version
+	// is r.Version; else it returns ErrConflict, or ErrNotFound without a row.
+	// ErrUnavailable leaves the outcome unknown.
+	Replace(ctx context.Context, t tenant.ID, r Record) error
+}
+
+// KeyRef is the id that the key manager gave to a standard key (UUID).
+type KeyRef string
+
+// Binding is authenticated with the wrapped KEK: a blob moved to another
+// tenant or object does not open.
+type Binding struct {
+	Tenant tenant.ID
+	Object kmip.ObjectID
+}
+
+// AdditionalData returns the strings that wrap and unwrap authenticate.
+func (b Binding) AdditionalData() []string {
+	return []string{"kmip-for-vmware/1", string(b.Tenant), string(b.Object)}
+}
+
+// Wrapped is a KEK wrapped by the root key.
+type Wrapped struct {
+	Ciphertext     string `json:"ciphertext"` // the key manager's own format; opaque
+	RootKeyID      string `json:"root_key_id"`
+	RootKeyVersion string `json:"root_key_version"`
+}
+
+// KeyManager is one tenant's root key and the home of its wrapped KEKs.
+// Besides the errors named at each call all return ErrDenied (final: the root
+// key is deleted or disabled, or permission is withdrawn) and ErrUnavailable
+// (may pass). Safe for concurrent use. Every implementation passes
+// enginetest.KeyManager.
+type KeyManager interface {
+	// Location returns where Store puts new keys and which root key wraps
+	// them; RootKeyVersion is empty.
+	Location() Location
+	// Wrap encrypts a KEK under the root key.
+	Wrap(ctx context.Context, kek *secret.Bytes, b Binding) (Wrapped, error)
+	// Unwrap decrypts with the root key that w names. ErrCorrupt: it does not
+	// open with this binding.
+	Unwrap(ctx context.Context, w Wrapped, b Binding) (*secret.Bytes, error)
+	// Store keeps an envelope as a standard key that the customer sees. It
+	// never creates a second one: when the outcome of its one request is
+	// unknown it looks the name up, and returns ErrUnavailable if that does
+	// not tell either.
+	Store(ctx context.Context, id kmip.ObjectID, e Envelope) (KeyRef, error)
+	// Load returns a stored envelope; ErrGone when the customer deleted the
+	// standard key; ErrCorrupt when its payload is not an envelope of id.
+	Load(ctx context.Context, id kmip.ObjectID, ref KeyRef) (Envelope, error)
+	// Delete deletes a standard key; deleting a deleted one is no error.
+	Delete(ctx context.Context, ref KeyRef) error
+	// Check does each needed action once on a probe: wrap, store, load, list,
+	// unwrap, delete. Its error names the action that failed and the remedy.
+	Check(ctx context.Context) error
+}
+
+// KeyManagers returns the adapter for a tenant's current settings.
+type KeyManagers func(t *tenant.Tenant) (KeyManager, error)

@@ -1,0 +1,81 @@
+package kmip
+
+import (
+	"math/big"
+	"time"
+)
+
+// Names of the attributes that the server itself knows (KMIP 1.4, section 3).
+const (
+	AttributeUniqueIdentifier       = "Unique Identifier"
+	AttributeName                   = "Name"
+	AttributeObjectType             = "Object Type"
+	AttributeCryptographicAlgorithm = "Cryptographic Algorithm"
+	AttributeCryptographicLength    = "Cryptographic Length"
+	AttributeCryptographicUsageMask = "Cryptographic Usage Mask"
+	AttributeDigest                 = "Digest"
+	AttributeState                  = "State"
+	AttributeInitialDate            = "Initial Date"
+	AttributeActivationDate         = "Activation Date"
+	AttributeDestroyDate            = "Destroy Date"
+	AttributeLastChangeDate         = "Last Change Date"
+)
+
+// ValueType is the type of an attribute's value, numbered as TTLV's item types
+// (KMIP 1.4, 9.1.1.2).
+type ValueType uint8
+
+// The value types.
+const (
+	Structure   ValueType = 1
+	Integer     ValueType = 2
+	LongInteger ValueType = 3
+	BigInteger  ValueType = 4
+	Enumeration ValueType = 5
+	Boolean     ValueType = 6
+	TextString  ValueType = 7
+	ByteString  ValueType = 8
+	DateTime    ValueType = 9
+	Interval    ValueType = 10
+)
+
+// Value is an attribute's value: Type says which one field counts.
+type Value struct {
+	Type ValueType `json:"type"`
+	Text string    `json:"text,omitempty"` // Text String
+	// Number is an Integer, Long Integer, Enumeration, Boolean (0 or 1),
+	// Interval in seconds, or Date-Time in seconds since 1970 UTC.
+	Number int64    `json:"number,omitempty"`
+	Big    *big.Int `json:"big,omitempty"`    // Big Integer
+	Bytes  []byte   `json:"bytes,omitempty"`  // Byte String
+	Fields []Field  `json:"fields,omitempty"` // Structure
+}
+
+// Field is one member of a structure.
+type Field struct {
+	Tag   uint32 `json:"tag"` // three bytes, 0x42.... for the standard's
+	Value Value  `json:"value"`
+}
+
+// Attribute is a name, the index of the instance among those of one name, and
+// a value.
+type Attribute struct {
+	Name  string `json:"name"`
+	Index int32  `json:"index,omitempty"`
+	Value Value  `json:"value"`
+}
+
+// Text returns a Text String value.
+func Text(s string) Value { return Value{Type: TextString, Text: s} }
+
+// Int returns an Integer value.
+func Int(n int32) Value { return Value{Type: Integer, Number: int64(n)} }
+
+// Enum returns an Enumeration value.
+func Enum[T ~uint32](n T) Value { return Value{Type: Enumeration, Number: int64(n)} }
+
+// Time returns a Date-Time value, cut to seconds.
+func Time(t time.Time) Value { return Value{Type: DateTime, Number: t.Unix()} }
+
+// Struct returns a Structure value.
+func Struct(fields ...Field) Value { return Value{Type: Structure, Fields: fields} }
