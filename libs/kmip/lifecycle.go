@@ -177,6 +177,9 @@ func (o *Object) addCustom(a Attribute) (Attribute, error) {
 	case len(o.ClientAttributes) >= MaxAttributes:
 		return Attribute{}, fault.Newf(fault.IndexOutOfBounds, "An object can have at most %d attributes.", MaxAttributes)
 	}
+	if strings.ContainsRune(a.Name, 0) || a.Value.hasNUL() {
+		return Attribute{}, fault.Newf(fault.Invalid, "Attribute %.40q: text may not hold the character NUL.", a.Name)
+	}
 	if a.Name == AttributeName && a.Value.Type != Structure {
 		return Attribute{}, fault.New(fault.Invalid, "Name must be a structure of Name Value and Name Type.")
 	}
@@ -192,6 +195,12 @@ func (o *Object) addCustom(a Attribute) (Attribute, error) {
 }
 
 func second(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }
+
+// hasNUL tells whether a text inside holds the one character that PostgreSQL
+// can't store.
+func (v Value) hasNUL() bool {
+	return strings.ContainsRune(v.Text, 0) || slices.ContainsFunc(v.Fields, func(f Field) bool { return f.Value.hasNUL() })
+}
 
 func (v Value) size() int {
 	n := len(v.Text) + len(v.Bytes)

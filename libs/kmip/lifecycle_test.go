@@ -100,6 +100,7 @@ func TestAddAttribute(t *testing.T) {
 		"read-only":       {kmip.Attribute{Name: kmip.AttributeState, Value: kmip.Enum(kmip.Active)}, fault.Denied},
 		"single instance": {kmip.Attribute{Name: kmip.AttributeCryptographicLength, Value: kmip.Int(256)}, fault.Illegal},
 		"with an index":   {kmip.Attribute{Name: "x-Name", Index: 5, Value: kmip.Text("vm")}, fault.Invalid},
+		"with a NUL":      {kmip.Attribute{Name: "x-Name", Value: kmip.Struct(kmip.Field{Value: kmip.Text("a\x00b")})}, fault.Invalid},
 		"unknown":         {kmip.Attribute{Name: "Colour", Value: kmip.Text("red")}, fault.Invalid},
 	} {
 		if _, err := o.AddAttribute(c.a, now); fault.KindOf(err) != c.want || err == nil {
