@@ -1,0 +1,16 @@
+// Package obs is what operators see of a program: its log, its metrics, its
+// health, and the ids that lead from one to the other.
+package obs
+
+import (
+	"io"
+	"log/slog"
+
+	"github.com/google/uuid"
+)
+
+// NewLogger returns a logger of JSON lines. Every line names the service and
+// this start of it (boot).
+func NewLogger(w io.Writer, service string) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w, nil)).With("service", service, "boot", uuid.NewString())
+}

@@ -1,0 +1,74 @@
+package emulator
+
+import (
+	"net/http"
+	"regexp"
+	"time"
+)
+
+// Limits of key rings (Key Protect API v2, key rings; the characters are taken from IBM's samples).
+const (
+	maxRings        = 50 // of an instance, without the default one
+	defaultRingPage = 100
+	maxRingPage     = 5000
+)
+
+var ringPattern = regexp.MustCompile(`^[A-Za-z0-9_-]{2,100}$`)
+
+type keyRing struct {
+	ID        string    `json:"id"`
+	Created   time.Time `json:"created"`
+	CreatedBy string    `json:"created_by"`
+}
+
+type keyRingView struct {
+	ID           string `json:"id"`
+	CreationDate string `json:"creationDate,omitempty"`
+	CreatedBy    string `json:"createdBy,omitempty"`
+}
+
+// targetRing is the key ring that a new key goes to.
+func (c *call) targetRing() (string, error) {
+	if c.ring == "" || c.ring == defaultRing {
+		return defaultRing, nil
+	}
+	if c.tx.of(bucketRings, c.in.GUID).Get([]byte(c.ring)) == nil {
+		return "", errRingNotFound
+	}
+	return c.ring, nil
+}
+
+// listRings shows the default ring, of which only the id is known, and then the others.
+func (c *call) listRings() (answer, error) {
+	limit, offset, err := c.page(defaultRingPage, maxRingPage)
+	if err != nil {
+		return answer{}, err
+	}
+	views := []keyRingView{{ID: defaultRing}}
+	err = each(c.tx.of(bucketRings, c.in.GUID), func(r keyRing) error {
+		views = append(views, keyRingView{r.ID, date(r.Created), r.CreatedBy})
+		return nil
+	})
+	body := collection("key_ring", slicePage(views, limit, offset))
+	c.addTotal(&body.Metadata, len(views))
+	return answer{status: http.StatusOK, body: body}, err
+}
+
+func (c *call) createRing() (answer, error) {
+	id := c.param("ring")
+	if id == defaultRing || !ringPattern.MatchString(id) {
+		return answer{}, fieldError("id", "A key ring's id has 2 to 100 of the characters A-Z a-z 0-9 _ - and is not default.")
+	}
+	b := c.tx.of(bucketRings, c.in.GUID)
+	if b.Get([]byte(id)) != nil {
+		return answer{}, errRingExists
+	}
+	stored := 0
+	if err := each(b, func(keyRing) error { stored++; return nil }); err != nil {
+		return answer{}, err
+	}
+	if stored >= maxRings {
+		return answer{}, errRingQuota
+	}
+	return answer{status: http.StatusCreated}, put(b, id, keyRing{id, c.now, c.by})
+}
