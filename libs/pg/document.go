@@ -1,0 +1,99 @@
+package pg
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/kmip-for-vmware/kmip/libs/pg/internal/queries"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
+)
+
+// documentFormat is the version of a tenant's document that this program
+// reads; the function configuration_since writes it.
+const documentFormat = 1
+
+// document is a tenant's configuration as nodes read it.
+type document struct {
+	Format     int              `json:"format"`
+	Account    string           `json:"account"`
+	Name       string           `json:"name"`
+	Suspended  bool             `json:"suspended"`
+	Shared     bool             `json:"shared"`
+	Names      []string         `json:"names"`
+	Ports      []uint16         `json:"ports"`
+	Clients    []clientDocument `json:"clients"`
+	KeyManager *struct {
+		Type         tenant.KeyManagerType `json:"type"`
+		InstanceCRN  string                `json:"instance_crn"`
+		KeyRing      string                `json:"key_ring"`
+		RootKeyID    string                `json:"root_key_id"`
+		SealedAPIKey []byte                `json:"sealed_api_key"`
+	} `json:"key_manager"`
+}
+
+type clientDocument struct {
+	ID          string    `json:"id"`
+	Name        string    `json:"name"`
+	Fingerprint []byte    `json:"fingerprint"`
+	NotAfter    time.Time `json:"not_after"`
+}
+
+// decodeTenant reads a document strictly: an unknown format, field or key
+// manager is an error, since serving a tenant without a setting that it made
+// may be serving it wrongly.
+func decodeTenant(id tenant.ID, text []byte) (tenant.Tenant, error) {
+	var version struct {
+		Format int `json:"format"`
+	}
+	if err := json.Unmarshal(text, &version); err != nil {
+		return tenant.Tenant{}, err
+	}
+	if version.Format != documentFormat {
+		return tenant.Tenant{}, fmt.Errorf("format %d is not known to this version", version.Format)
+	}
+	var d document
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&d); err != nil {
+		return tenant.Tenant{}, err
+	}
+	t := tenant.Tenant{
+		ID: id, Account: d.Account, Name: d.Name, Suspended: d.Suspended, Shared: d.Shared, Names: d.Names, Ports: d.Ports,
+	}
+	for _, c := range d.Clients {
+		client := tenant.Client{ID: c.ID, Name: c.Name, NotAfter: c.NotAfter}
+		if copy(client.Fingerprint[:], c.Fingerprint) != len(client.Fingerprint) {
+			return tenant.Tenant{}, fmt.Errorf("client certificate %s: fingerprint is too short", c.ID)
+		}
+		t.Clients = append(t.Clients, client)
+	}
+	if k := d.KeyManager; k != nil {
+		if k.Type != tenant.KeyProtect && k.Type != tenant.HPCS {
+			return tenant.Tenant{}, fmt.Errorf("key manager type %q is not known to this version", k.Type)
+		}
+		t.KeyManager = (*tenant.KeyManager)(k)
+	}
+	return t, nil
+}
+
+// decodeDelta sorts rows into the tenants that are readable, gone and
+// unreadable.
+func decodeDelta(after, to tenant.Revision, rows []queries.ConfigurationSinceRow) tenant.Delta {
+	d := tenant.Delta{After: after, To: to}
+	for _, row := range rows {
+		id := tenant.ID(row.InstanceID)
+		if row.Deleted {
+			d.Removed = append(d.Removed, id)
+			continue
+		}
+		t, err := decodeTenant(id, row.Document)
+		if err != nil {
+			d.Unreadable = append(d.Unreadable, tenant.Quarantined{ID: id, Reason: "stored configuration: " + err.Error()})
+			continue
+		}
+		d.Changed = append(d.Changed, t)
+	}
+	return d
+}

@@ -1,0 +1,3 @@
+package pg
+
+//go:generate sqlc generate

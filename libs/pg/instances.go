@@ -1,0 +1,217 @@
+package pg
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/kmip-for-vmware/kmip/libs/engine"
+	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/pg/internal/queries"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
+)
+
+// The errors of Instances besides engine.ErrUnavailable, to compare with
+// errors.Is. Both names below are of kind fault.Exists.
+var (
+	// ErrNotFound: the account has no such instance, or that no such
+	// certificate. It equals engine.ErrNotFound.
+	ErrNotFound = engine.ErrNotFound
+	// ErrNameTaken: another instance of the account, or another certificate of
+	// the instance, has the name.
+	ErrNameTaken = fault.New(fault.Exists, "This name is taken. Choose another one.")
+	// ErrFingerprintTaken: the certificate is registered already, for
+	// whomever, or reserved for the account of a deleted instance.
+	ErrFingerprintTaken = fault.New(fault.Exists,
+		"This client certificate is registered already. If it is not one of yours, make a new certificate in vCenter.")
+)
+
+var (
+	errInstanceNotFound    = fault.New(fault.NotFound, "There is no such instance.")
+	errCertificateNotFound = fault.New(fault.NotFound, "There is no such client certificate.")
+)
+
+// Status is how far an instance has come in its life.
+type Status string
+
+// The statuses.
+const (
+	Installing  Status = "installing"  // being made
+	Inactive    Status = "inactive"    // without a key manager
+	Configuring Status = "configuring" // being changed
+	Installed   Status = "installed"   // ready
+	Removing    Status = "removing"    // deleted, restorable
+)
+
+// Instance is a customer's instance as the control plane sees it.
+type Instance struct {
+	ID        tenant.ID
+	Account   string // IBM Cloud account
+	Name      string // unique in the account
+	Region    string
+	Status    Status
+	Shared    bool   // reached at the cell's shared endpoints
+	Suspended bool   // not served
+	CreatedBy string // IAM id
+	CreatedAt time.Time
+	UpdatedAt time.Time
+	// KeyManager is nil until there is one.
+	KeyManager *tenant.KeyManager
+}
+
+// Certificate is a client certificate of an instance.
+type Certificate struct {
+	ID          string // UUID
+	Name        string // unique in the instance
+	DER         []byte
+	Fingerprint tenant.Fingerprint // made of DER by the database
+	NotBefore   time.Time
+	NotAfter    time.Time
+	CreatedAt   time.Time
+}
+
+// Instances is the control plane's store. Its pool's role is kmip_control.
+// Every call names an account and sees its rows alone; a foreign instance and
+// an unknown one are ErrNotFound alike. Every change that nodes have to know
+// takes a revision in the same transaction.
+type Instances struct {
+	pool *Pool
+}
+
+// NewInstances returns the store in a database.
+func NewInstances(pool *Pool) *Instances { return &Instances{pool} }
+
+// Create adds an instance to i.Account, and returns it with its times.
+// i.KeyManager is not read. It returns ErrNameTaken.
+func (s *Instances) Create(ctx context.Context, i Instance) (Instance, error) {
+	var created Instance
+	err := s.in(ctx, i.Account, func(q *queries.Queries) error {
+		err := q.CreateInstance(ctx, queries.CreateInstanceParams{
+			ID: string(i.ID), Account: i.Account, Name: i.Name, Region: i.Region, Status: string(i.Status),
+			Suspended: i.Suspended, Shared: i.Shared, CreatedBy: i.CreatedBy,
+		})
+		if violates(err, "instances_name") {
+			return ErrNameTaken
+		}
+		if err != nil {
+			return err
+		}
+		if created, err = getInstance(ctx, q, i.Account, i.ID); err != nil {
+			return err
+		}
+		return q.ConfigurationChanged(ctx, string(i.ID))
+	})
+	return created, err
+}
+
+// List returns the account's instances, the oldest first.
+func (s *Instances) List(ctx context.Context, account string) ([]Instance, error) {
+	var all []Instance
+	err := s.in(ctx, account, func(q *queries.Queries) error {
+		rows, err := q.ListInstances(ctx, queries.ListInstancesParams{Account: account})
+		for _, row := range rows {
+			all = append(all, instanceOf(row))
+		}
+		return err
+	})
+	return all, err
+}
+
+// Get returns an instance, or ErrNotFound.
+func (s *Instances) Get(ctx context.Context, account string, id tenant.ID) (Instance, error) {
+	var found Instance
+	err := s.in(ctx, account, func(q *queries.Queries) (err error) {
+		found, err = getInstance(ctx, q, account, id)
+		return err
+	})
+	return found, err
+}
+
+// Delete takes an instance out of service. Its rows stay, so that it can be
+// restored and its certificates stay reserved to its account.
+func (s *Instances) Delete(ctx context.Context, account string, id tenant.ID) error {
+	return s.change(ctx, account, id, func(q *queries.Queries) error {
+		return q.DeleteInstance(ctx, queries.DeleteInstanceParams{Account: account, ID: string(id)})
+	})
+}
+
+// SetKeyManager gives an instance its key manager, in place of the one it may
+// have, and makes it Installed.
+func (s *Instances) SetKeyManager(ctx context.Context, account string, id tenant.ID, k tenant.KeyManager) (Instance, error) {
+	var changed Instance
+	err := s.change(ctx, account, id, func(q *queries.Queries) error {
+		err := q.PutKeyManager(ctx, queries.PutKeyManagerParams{
+			InstanceID: string(id), Type: string(k.Type), InstanceCrn: k.InstanceCRN,
+			KeyRing: k.KeyRing, RootKeyID: k.RootKeyID, SealedApiKey: k.SealedAPIKey,
+		})
+		if err != nil {
+			return err
+		}
+		if err := q.SetInstalled(ctx, queries.SetInstalledParams{Account: account, ID: string(id)}); err != nil {
+			return err
+		}
+		changed, err = getInstance(ctx, q, account, id)
+		return err
+	})
+	return changed, err
+}
+
+// in runs do in a transaction that sees the account's rows alone.
+func (s *Instances) in(ctx context.Context, account string, do func(*queries.Queries) error) error {
+	return s.pool.transact(ctx, pgx.TxOptions{}, func(q *queries.Queries) error {
+		if err := q.SetAccount(ctx, account); err != nil {
+			return err
+		}
+		return do(q)
+	})
+}
+
+// change runs write on an instance that it holds locked, and takes a revision.
+func (s *Instances) change(ctx context.Context, account string, id tenant.ID, write func(*queries.Queries) error) error {
+	if uuid.Validate(string(id)) != nil {
+		return errInstanceNotFound
+	}
+	return s.in(ctx, account, func(q *queries.Queries) error {
+		locked, err := q.LockInstance(ctx, queries.LockInstanceParams{Account: account, ID: string(id)})
+		if err != nil {
+			return err
+		}
+		if len(locked) == 0 {
+			return errInstanceNotFound
+		}
+		if err := write(q); err != nil {
+			return err
+		}
+		return q.ConfigurationChanged(ctx, string(id))
+	})
+}
+
+func getInstance(ctx context.Context, q *queries.Queries, account string, id tenant.ID) (Instance, error) {
+	if uuid.Validate(string(id)) != nil {
+		return Instance{}, errInstanceNotFound
+	}
+	rows, err := q.ListInstances(ctx, queries.ListInstancesParams{Account: account, ID: (*string)(&id)})
+	if err != nil {
+		return Instance{}, err
+	}
+	if len(rows) == 0 {
+		return Instance{}, errInstanceNotFound
+	}
+	return instanceOf(rows[0]), nil
+}
+
+func instanceOf(row queries.ListInstancesRow) Instance {
+	i := Instance{
+		ID: tenant.ID(row.ID), Account: row.Account, Name: row.Name, Region: row.Region, Status: Status(row.Status),
+		Shared: row.Shared, Suspended: row.Suspended, CreatedBy: row.CreatedBy, CreatedAt: row.CreatedAt, UpdatedAt: row.UpdatedAt,
+	}
+	if row.Type != nil {
+		i.KeyManager = &tenant.KeyManager{
+			Type: tenant.KeyManagerType(*row.Type), InstanceCRN: *row.InstanceCrn,
+			KeyRing: *row.KeyRing, RootKeyID: *row.RootKeyID, SealedAPIKey: row.SealedApiKey,
+		}
+	}
+	return i
+}

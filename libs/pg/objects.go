@@ -1,0 +1,122 @@
+package pg
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/kmip-for-vmware/kmip/libs/engine"
+	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
+	"github.com/kmip-for-vmware/kmip/libs/pg/internal/queries"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
+)
+
+var (
+	errObjectNotFound = fault.New(fault.NotFound, "There is no such object.")
+	errObjectExists   = fault.New(fault.Exists, "An object with this unique identifier exists already.")
+	errObjectConflict = fault.New(fault.Conflict, "The object was changed by another request.")
+)
+
+// Objects is the ledger of managed objects. Its pool's role is kmip_node.
+type Objects struct {
+	pool *Pool
+}
+
+var _ engine.Objects = (*Objects)(nil)
+
+// NewObjects returns the ledger in a database.
+func NewObjects(pool *Pool) *Objects { return &Objects{pool} }
+
+// Create implements engine.Objects.
+func (o *Objects) Create(ctx context.Context, t tenant.ID, r engine.Record) error {
+	object, location, err := encodeRecord(r)
+	if err != nil {
+		return err
+	}
+	return o.in(ctx, t, func(q *queries.Queries) error {
+		err := q.CreateObject(ctx, queries.CreateObjectParams{
+			Tenant: string(t), ID: string(r.Object.ID), Phase: string(r.Phase), Object: object, Location: location,
+			KeyRef: string(r.KeyRef), PendingSeconds: r.PendingFor.Seconds(),
+		})
+		if violates(err, "objects_pkey") {
+			return errObjectExists
+		}
+		return err
+	})
+}
+
+// Get implements engine.Objects.
+func (o *Objects) Get(ctx context.Context, t tenant.ID, id kmip.ObjectID) (engine.Record, error) {
+	if !storable(id) {
+		return engine.Record{}, errObjectNotFound
+	}
+	var row queries.GetObjectRow
+	err := o.in(ctx, t, func(q *queries.Queries) (err error) {
+		row, err = q.GetObject(ctx, queries.GetObjectParams{Tenant: string(t), ID: string(id)})
+		if errors.Is(err, pgx.ErrNoRows) {
+			return errObjectNotFound
+		}
+		return err
+	})
+	if err != nil {
+		return engine.Record{}, err
+	}
+	r := engine.Record{Phase: engine.Phase(row.Phase), KeyRef: engine.KeyRef(row.KeyRef), Version: row.Version}
+	return r, errors.Join(json.Unmarshal(row.Object, &r.Object), json.Unmarshal(row.Location, &r.Location))
+}
+
+// Replace implements engine.Objects.
+func (o *Objects) Replace(ctx context.Context, t tenant.ID, r engine.Record) error {
+	if !storable(r.Object.ID) {
+		return errObjectNotFound
+	}
+	object, location, err := encodeRecord(r)
+	if err != nil {
+		return err
+	}
+	return o.in(ctx, t, func(q *queries.Queries) error {
+		replaced, err := q.ReplaceObject(ctx, queries.ReplaceObjectParams{
+			Phase: string(r.Phase), Object: object, Location: location, KeyRef: string(r.KeyRef),
+			Tenant: string(t), ID: string(r.Object.ID), Version: r.Version,
+		})
+		if err != nil || replaced == 1 {
+			return err
+		}
+		exists, err := q.ObjectExists(ctx, queries.ObjectExistsParams{Tenant: string(t), ID: string(r.Object.ID)})
+		switch {
+		case err != nil:
+			return err
+		case exists:
+			return errObjectConflict
+		}
+		return errObjectNotFound
+	})
+}
+
+// in runs do in a transaction that sees the tenant's rows alone.
+func (o *Objects) in(ctx context.Context, t tenant.ID, do func(*queries.Queries) error) error {
+	return o.pool.transact(ctx, pgx.TxOptions{}, func(q *queries.Queries) error {
+		if err := q.SetTenant(ctx, string(t)); err != nil {
+			return err
+		}
+		return do(q)
+	})
+}
+
+// storable reports whether PostgreSQL's text can hold a client's identifier.
+func storable(id kmip.ObjectID) bool {
+	return utf8.ValidString(string(id)) && !strings.ContainsRune(string(id), 0)
+}
+
+func encodeRecord(r engine.Record) (object, location []byte, err error) {
+	if object, err = json.Marshal(r.Object); err != nil {
+		return nil, nil, err
+	}
+	location, err = json.Marshal(r.Location)
+	return object, location, err
+}

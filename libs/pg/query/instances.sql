@@ -1,0 +1,48 @@
+-- name: SetAccount :exec
+SELECT set_config('kmip.account', sqlc.arg(account)::text, true);
+
+-- name: CreateInstance :exec
+INSERT INTO instances (id, account, name, region, status, suspended, shared, created_by)
+VALUES (@id, @account, @name, @region, @status, @suspended, @shared, @created_by);
+
+-- name: ListInstances :many
+-- All instances of an account, or the one with an id.
+SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at,
+    k.type, k.instance_crn, k.key_ring, k.root_key_id, k.sealed_api_key
+FROM instances i
+LEFT JOIN key_managers k ON k.instance_id = i.id
+WHERE i.account = @account AND i.deleted_at IS NULL AND (sqlc.narg(id)::uuid IS NULL OR i.id = sqlc.narg(id)::uuid)
+ORDER BY i.created_at, i.id;
+
+-- name: LockInstance :many
+SELECT id FROM instances WHERE account = @account AND id = @id AND deleted_at IS NULL FOR UPDATE;
+
+-- name: DeleteInstance :exec
+UPDATE instances SET status = 'removing', deleted_at = now(), updated_at = now() WHERE account = @account AND id = @id;
+
+-- name: PutKeyManager :exec
+INSERT INTO key_managers (instance_id, type, instance_crn, key_ring, root_key_id, sealed_api_key)
+VALUES (@instance_id, @type, @instance_crn, @key_ring, @root_key_id, @sealed_api_key)
+ON CONFLICT (instance_id) DO UPDATE SET type = excluded.type, instance_crn = excluded.instance_crn,
+    key_ring = excluded.key_ring, root_key_id = excluded.root_key_id, sealed_api_key = excluded.sealed_api_key,
+    updated_at = now();
+
+-- name: SetInstalled :exec
+UPDATE instances SET status = 'installed', updated_at = now() WHERE account = @account AND id = @id;
+
+-- name: ClaimFingerprint :exec
+SELECT claim_fingerprint(sha256(@der::bytea));
+
+-- name: AddCertificate :one
+INSERT INTO client_certificates (instance_id, name, der, not_before, not_after)
+VALUES (@instance_id, @name, @der, @not_before, @not_after)
+RETURNING *;
+
+-- name: ListCertificates :many
+SELECT * FROM client_certificates WHERE instance_id = @instance_id ORDER BY created_at, id;
+
+-- name: DeleteCertificate :execrows
+DELETE FROM client_certificates WHERE instance_id = @instance_id AND id = @id;
+
+-- name: ConfigurationChanged :exec
+SELECT configuration_changed(@instance_id);

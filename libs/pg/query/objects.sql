@@ -1,0 +1,19 @@
+-- name: SetTenant :exec
+SELECT set_config('kmip.tenant', sqlc.arg(tenant)::text, true);
+
+-- name: CreateObject :exec
+INSERT INTO objects (tenant, id, phase, object, location, key_ref, version, pending_until)
+VALUES (@tenant, @id, @phase, @object, @location, @key_ref, 1,
+    CASE WHEN @phase::text = 'pending' THEN now() + make_interval(secs => @pending_seconds) END);
+
+-- name: GetObject :one
+SELECT phase, object, location, key_ref, version FROM objects WHERE tenant = @tenant AND id = @id;
+
+-- name: ReplaceObject :execrows
+UPDATE objects
+SET phase = @phase, object = @object, location = @location, key_ref = @key_ref,
+    version = version + 1, updated_at = now()
+WHERE tenant = @tenant AND id = @id AND version = @version;
+
+-- name: ObjectExists :one
+SELECT EXISTS (SELECT FROM objects WHERE tenant = @tenant AND id = @id);
