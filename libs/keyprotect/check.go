@@ -1,0 +1,74 @@
+package keyprotect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/kmip-for-vmware/kmip/libs/engine"
+	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
+	"github.com/kmip-for-vmware/kmip/libs/secret"
+)
+
+// Check implements engine.KeyManager: a probe is wrapped, stored, listed,
+// loaded, unwrapped and deleted. A role's name proves nothing.
+func (c *Client) Check(ctx context.Context) (err error) {
+	id := kmip.ObjectID("check_" + uuid.NewString())
+	binding := engine.Binding{Tenant: "check", Object: id}
+	probe := secret.Random(32)
+	defer probe.Wipe()
+
+	wrapped, err := c.Wrap(ctx, probe, binding)
+	if err != nil {
+		return explain(wrapping, err)
+	}
+	location := c.location
+	location.RootKeyVersion = wrapped.RootKeyVersion
+	ref, err := c.Store(ctx, id, engine.Envelope{
+		Format: engine.EnvelopeFormat, Tenant: binding.Tenant, Object: kmip.Object{ID: id}, Location: location, Wrapped: wrapped,
+	})
+	if err != nil {
+		return explain(storing, err)
+	}
+	deleted := false
+	defer func() {
+		if !deleted {
+			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookUpTimeout)
+			defer cancel()
+			err = errors.Join(err, c.Delete(clean, ref))
+		}
+	}()
+	if _, _, err := c.lookUp(ctx, standardKeyName(string(id)), c.now()); err != nil {
+		return explain(listing, err)
+	}
+	e, err := c.Load(ctx, id, ref)
+	if err != nil {
+		return explain(loading, err)
+	}
+	got, err := c.Unwrap(ctx, e.Wrapped, binding)
+	if err != nil {
+		return explain(unwrapping, err)
+	}
+	defer got.Wipe()
+	if !got.Equal(probe) {
+		return fault.New(fault.Corrupt, "The key manager unwrapped other bytes than were wrapped.")
+	}
+	deleted = true
+	if err := c.Delete(ctx, ref); err != nil {
+		return explain(deleting, err)
+	}
+	return nil
+}
+
+// explain adds to a refusal what the customer can do about it.
+func explain(a action, err error) error {
+	var f *failure
+	if fault.KindOf(err) != fault.Denied || !errors.As(err, &f) || f.status != 401 && f.status != 403 {
+		return err
+	}
+	return fault.Wrap(fault.Denied, fmt.Sprintf("%s Give the owner of the API key the platform role Viewer and the service role Manager "+
+		"on the key manager instance, and check that root key and key ring belong to it.", fault.Public(err)), err)
+}

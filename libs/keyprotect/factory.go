@@ -1,0 +1,87 @@
+package keyprotect
+
+import (
+	"bytes"
+	"net/http"
+	"sync"
+
+	"github.com/kmip-for-vmware/kmip/libs/crn"
+	"github.com/kmip-for-vmware/kmip/libs/engine"
+	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/secret"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
+)
+
+// maxClients bounds the tenants whose clients, and so tokens, are kept.
+const maxClients = 10_000
+
+// Factory makes a Client for each tenant from the tenant's settings and keeps
+// it as long as these are the same. No two tenants share one. Safe for
+// concurrent use; the fields are set once.
+type Factory struct {
+	Endpoints Endpoints
+	Keyring   *secret.Keyring
+	// Tokens returns the token source of an API key, which it may keep a copy of.
+	Tokens func(apiKey *secret.Bytes) TokenSource
+	HTTP   *http.Client // nil: a shared one
+
+	mu      sync.Mutex
+	clients map[tenant.ID]made
+}
+
+type made struct {
+	settings tenant.KeyManager
+	client   *Client
+}
+
+// For returns the client for a tenant's current settings.
+func (f *Factory) For(t *tenant.Tenant) (engine.KeyManager, error) {
+	if t.KeyManager == nil {
+		return nil, fault.New(fault.Denied, "The instance has no key manager yet.")
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m, ok := f.clients[t.ID]; ok && same(m.settings, *t.KeyManager) {
+		return m.client, nil
+	}
+	client, err := f.build(t)
+	if err != nil {
+		return nil, err
+	}
+	if f.clients == nil {
+		f.clients = make(map[tenant.ID]made)
+	}
+	if len(f.clients) >= maxClients {
+		for id := range f.clients { // any: it will be made again
+			delete(f.clients, id)
+			break
+		}
+	}
+	f.clients[t.ID] = made{settings: *t.KeyManager, client: client}
+	return client, nil
+}
+
+func same(a, b tenant.KeyManager) bool {
+	return a.Type == b.Type && a.InstanceCRN == b.InstanceCRN && a.KeyRing == b.KeyRing && a.RootKeyID == b.RootKeyID &&
+		bytes.Equal(a.SealedAPIKey, b.SealedAPIKey)
+}
+
+func (f *Factory) build(t *tenant.Tenant) (*Client, error) {
+	name, err := crn.Parse(t.KeyManager.InstanceCRN)
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, "The key manager's CRN can't be read.", err)
+	}
+	address, err := f.Endpoints.URL(name)
+	if err != nil {
+		return nil, err
+	}
+	apiKey, err := f.Keyring.Open(tenant.APIKeyPurpose, string(t.ID), t.KeyManager.SealedAPIKey)
+	if err != nil {
+		return nil, fault.Wrap(fault.Unavailable, "The key manager's API key can't be opened by this node.", err)
+	}
+	defer apiKey.Wipe()
+	return New(Config{
+		BaseURL: address, InstanceCRN: t.KeyManager.InstanceCRN, KeyRing: t.KeyManager.KeyRing,
+		RootKeyID: t.KeyManager.RootKeyID, Tokens: f.Tokens(apiKey), HTTP: f.HTTP,
+	})
+}
