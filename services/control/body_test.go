@@ -1,0 +1,68 @@
+package control
+
+import (
+	"errors"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/kmip-for-vmware/kmip/api"
+	"github.com/kmip-for-vmware/kmip/libs/fault"
+)
+
+// Every kind has its own row in the table; the two internal ones aside, none
+// answers with 500.
+func TestEveryKindHasAnAnswer(t *testing.T) {
+	for kind := fault.Internal; kind <= fault.Corrupt; kind++ {
+		status, entry := describe(&fault.Error{Kind: kind, Public: "x"})
+		internal := kind == fault.Internal || kind == fault.Corrupt
+		if !entry.Code.Valid() || http.StatusText(status) == "" || (status == http.StatusInternalServerError) != internal {
+			t.Errorf("%s: %d %s", kind, status, entry.Code)
+		}
+	}
+	if status, entry := describe(fault.New(fault.Corrupt+1, "x")); status != http.StatusInternalServerError || entry.Code != api.ErrorCodeInternalError {
+		t.Errorf("unknown kind: %d %s", status, entry.Code)
+	}
+	if _, entry := describe(errors.New("pq: secret detail")); entry.Message != fault.Public(nil) {
+		t.Errorf("an error without kind shows %q", entry.Message)
+	}
+}
+
+func FuzzCheckJSON(f *testing.F) {
+	f.Add([]byte(`{"name":"a"}`))
+	f.Add([]byte(`{"name":"a","NAME":null,"name":[{}]} x`))
+	f.Add([]byte("{\"\\u0000\":\"\xff\""))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var body api.InstancePrototype
+		err := checkJSON(data, &body)
+		if err == nil {
+			return
+		}
+		all := []error{err}
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
+			all = joined.Unwrap()
+		}
+		for _, one := range all {
+			if status, entry := describe(one); status != http.StatusBadRequest || len(entry.Message) > 2048 {
+				t.Errorf("%q: %d %s", data, status, entry.Message)
+			}
+		}
+	})
+}
+
+func FuzzClientCertificate(f *testing.F) {
+	f.Add("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
+	f.Add("-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n")
+	now := time.Now()
+	f.Fuzz(func(t *testing.T, text string) {
+		certificate, err := clientCertificate(text, now)
+		if (certificate == nil) == (err == nil) {
+			t.Fatalf("%v, %v", certificate, err)
+		}
+		if err != nil {
+			if status, _ := describe(err); status != http.StatusBadRequest {
+				t.Errorf("%q: %d %v", text, status, err)
+			}
+		}
+	})
+}

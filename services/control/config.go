@@ -1,0 +1,177 @@
+package control
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/caarlos0/env/v11"
+
+	"github.com/kmip-for-vmware/kmip/api"
+	"github.com/kmip-for-vmware/kmip/libs/engine"
+	"github.com/kmip-for-vmware/kmip/libs/iam"
+	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
+	"github.com/kmip-for-vmware/kmip/libs/secret"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
+)
+
+// Config is the control plane's configuration. What has no default is needed.
+type Config struct {
+	// DatabaseURL reaches the cell's PostgreSQL as role kmip_control.
+	DatabaseURL string `env:"DATABASE_URL"`
+	// Region is the cell's region, as in CRNs.
+	Region string `env:"KMIP_REGION" envDefault:"us-south"`
+	// APIAddress is where the customer API listens, in plain HTTP: TLS ends in
+	// front of it.
+	APIAddress string `env:"KMIP_API_ADDRESS" envDefault:":8080"`
+	// AdminAddress is where health, metrics and the admin document are served.
+	AdminAddress string `env:"KMIP_ADMIN_ADDRESS" envDefault:":8081"`
+	// IAMURL is the base of IAM's paths; signing keys and tokens come from it.
+	IAMURL string `env:"KMIP_IAM_URL" envDefault:"https://iam.cloud.ibm.com"`
+	// IAMIssuer is the only accepted issuer of callers' tokens.
+	IAMIssuer string `env:"KMIP_IAM_ISSUER" envDefault:"https://iam.cloud.ibm.com/identity"`
+	// KeyManagerEndpoints is the table of keyprotect.ParseEndpoints.
+	KeyManagerEndpoints string `env:"KMIP_KEY_MANAGER_ENDPOINTS"`
+	// SealingKeysFile holds the set of secret.ParseKeyring. It is read again
+	// whenever an API key is sealed, so a rotated set needs no restart.
+	SealingKeysFile string `env:"KMIP_SEALING_KEYS_FILE"`
+	// SharedEndpoints are the cell's shared host names and ports,
+	// "name:port,name:port", in the order to enter them in vCenter.
+	SharedEndpoints string `env:"KMIP_SHARED_ENDPOINTS"`
+	// CAFile holds, in PEM, the certificate of the authority that signed the
+	// nodes' server certificates.
+	CAFile string `env:"KMIP_CA_FILE"`
+}
+
+// ReadConfig fills a Config from environment variables. What they hold is
+// checked by New.
+func ReadConfig(environment map[string]string) (Config, error) {
+	return env.ParseAsWithOptions[Config](env.Options{Environment: environment})
+}
+
+// parts is what the settings stand for.
+type parts struct {
+	endpoints api.EndpointCollection
+	iam       iam.Config
+	manager   keyManagers
+}
+
+var (
+	regionForm   = regexp.MustCompile(`^[a-z]{2}-[a-z]{1,29}$`)
+	hostNameForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
+)
+
+// check reads every setting and returns all problems at once, each naming the
+// variable and the remedy.
+func (c Config) check() (parts, error) {
+	var p parts
+	var problems []error
+	problem := func(variable, format string, args ...any) {
+		problems = append(problems, fmt.Errorf(variable+": "+format, args...))
+	}
+	if u, err := url.Parse(c.DatabaseURL); err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
+		problem("DATABASE_URL", "not a PostgreSQL URL; set it to postgres://kmip_control:<password>@<host>:<port>/<database>")
+	}
+	if !regionForm.MatchString(c.Region) {
+		problem("KMIP_REGION", "%q is not a region; set it to the cell's region, for example us-south", c.Region)
+	}
+	for _, listen := range [][2]string{{"KMIP_API_ADDRESS", c.APIAddress}, {"KMIP_ADMIN_ADDRESS", c.AdminAddress}} {
+		_, port, err := net.SplitHostPort(listen[1])
+		if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil {
+			problem(listen[0], "%q is not an address; set it to host:port, for example 127.0.0.1:8080", listen[1])
+		}
+	}
+	p.iam = iam.Config{URL: c.IAMURL, Issuer: c.IAMIssuer}
+	tokens, err := iam.NewTokens(p.iam)
+	if err != nil {
+		problem("KMIP_IAM_URL", "%w; leave it out for IBM Cloud", err)
+	}
+	addresses, err := keyprotect.ParseEndpoints(c.KeyManagerEndpoints)
+	if err == nil && c.KeyManagerEndpoints == "" {
+		err = errors.New("not set")
+	}
+	if err != nil {
+		problem("KMIP_KEY_MANAGER_ENDPOINTS", "%w; set it to kms/%s=<URL of Key Protect>,hs-crypto/%s=<URL of HPCS>", err, c.Region, c.Region)
+	}
+	p.manager = keyManagers{
+		ring: c.keyring,
+		open: func(ring *secret.Keyring, t *tenant.Tenant) (engine.KeyManager, error) {
+			factory := &keyprotect.Factory{
+				Endpoints: addresses, Keyring: ring,
+				Tokens: func(apiKey *secret.Bytes) keyprotect.TokenSource { return tokens.ForAPIKey(apiKey) },
+			}
+			return factory.For(t)
+		},
+	}
+	if _, err := c.keyring(); err != nil {
+		problems = append(problems, err)
+	}
+	if p.endpoints.Endpoints, err = parseSharedEndpoints(c.SharedEndpoints); err != nil {
+		problem("KMIP_SHARED_ENDPOINTS", "%w; set it to name:port,name:port, the host names in lower case", err)
+	}
+	if p.endpoints.CACertificate, err = readCA(c.CAFile); err != nil {
+		problem("KMIP_CA_FILE", "%w; set it to a PEM file with the certificate of the nodes' authority", err)
+	}
+	return p, errors.Join(problems...)
+}
+
+// keyring reads the operator's sealing keys as they are now.
+func (c Config) keyring() (*secret.Keyring, error) {
+	const variable = "KMIP_SEALING_KEYS_FILE"
+	if c.SealingKeysFile == "" {
+		return nil, errors.New(variable + ": not set; set it to a file with one key per line, each made with `openssl rand -base64 32`")
+	}
+	text, err := os.ReadFile(c.SealingKeysFile)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", variable, err)
+	}
+	ring, err := secret.ParseKeyring(string(text))
+	clear(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %s: %w", variable, c.SealingKeysFile, err)
+	}
+	return ring, nil
+}
+
+// parseSharedEndpoints reads "name:port,name:port".
+func parseSharedEndpoints(text string) ([]api.Endpoint, error) {
+	if text == "" {
+		return nil, errors.New("not set")
+	}
+	var all []api.Endpoint
+	for part := range strings.SplitSeq(text, ",") {
+		host, number, err := net.SplitHostPort(strings.TrimSpace(part))
+		port, portErr := strconv.ParseUint(number, 10, 16)
+		if err != nil || portErr != nil || port == 0 || !hostNameForm.MatchString(host) {
+			return nil, fmt.Errorf("%q is not a host name and port", part)
+		}
+		all = append(all, api.Endpoint{Hostname: host, Port: int32(port)}) //nolint:gosec // 16 bits
+	}
+	return all, nil
+}
+
+// readCA returns a CA certificate, normalized to one PEM block.
+func readCA(file string) (string, error) {
+	if file == "" {
+		return "", errors.New("not set")
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	block, _ := pem.Decode(text)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return "", fmt.Errorf("%s holds no certificate in PEM", file)
+	}
+	if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+		return "", fmt.Errorf("%s: %w", file, err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes})), nil
+}

@@ -1,0 +1,123 @@
+// Package control is the control plane: the REST API with which customers
+// create KMIP for VMware instances, connect them to their root keys and allow
+// client certificates. It stores what it is told in PostgreSQL, where the
+// nodes find it; it never talks to a node. Any number of control planes run
+// side by side.
+package control
+
+//go:generate oapi-codegen -config server/oapi-codegen.yaml ../../api/openapi.yaml
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/kmip-for-vmware/kmip/api"
+	"github.com/kmip-for-vmware/kmip/libs/iam"
+	"github.com/kmip-for-vmware/kmip/libs/obs"
+	"github.com/kmip-for-vmware/kmip/libs/pg"
+)
+
+// Control is a control plane that listens; Run makes it answer.
+type Control struct {
+	log                    *slog.Logger
+	pool                   *pg.Pool
+	api, admin             http.Handler
+	apiListen, adminListen net.Listener
+}
+
+// New checks the whole configuration, connects to the database and takes both
+// listeners. Its error lists every problem of the configuration, one per line,
+// with variable and remedy. What it starts in the background ends with ctx.
+func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error) {
+	p, err := config.check()
+	if err != nil {
+		return nil, err
+	}
+	verifier, err := iam.NewVerifier(ctx, p.iam)
+	if err != nil {
+		return nil, err
+	}
+	c := &Control{log: log}
+	if c.pool, err = pg.Open(ctx, pg.Config{URL: config.DatabaseURL, Log: log}); err != nil {
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	if c.apiListen, err = obs.Listen(ctx, "KMIP_API_ADDRESS", config.APIAddress); err == nil {
+		c.adminListen, err = obs.Listen(ctx, "KMIP_ADMIN_ADDRESS", config.AdminAddress)
+	}
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	reg := obs.NewRegistry()
+	c.api = newAPI(&handlers{
+		instances: pg.NewInstances(c.pool), region: config.Region, endpoints: p.endpoints,
+		manager: p.manager, now: time.Now,
+	}, observe(log, newRequestSeconds(reg)), verifier.Verify)
+	c.admin = newAdmin(obs.Admin(reg, c.ready))
+	return c, nil
+}
+
+// API returns the address of the customer listener.
+func (c *Control) API() net.Addr { return c.apiListen.Addr() }
+
+// Admin returns the address of the admin listener.
+func (c *Control) Admin() net.Addr { return c.adminListen.Addr() }
+
+// Run answers on both listeners until ctx ends or one of them fails. Then it
+// takes no new request and returns when those it has are answered.
+func (c *Control) Run(ctx context.Context) error {
+	defer c.close()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	ended := make(chan error, 2)
+	serve := func(l net.Listener, h http.Handler) {
+		ended <- obs.Serve(ctx, c.log, l, h)
+		stop()
+	}
+	go serve(c.apiListen, c.api)
+	go serve(c.adminListen, c.admin)
+	c.log.Info("control plane listens", "api", c.API().String(), "admin", c.Admin().String())
+	err := errors.Join(<-ended, <-ended)
+	c.log.Info("control plane stopped")
+	return err
+}
+
+// ready says whether requests can be served now.
+func (c *Control) ready(ctx context.Context) error {
+	if err := c.pool.Ping(ctx); err != nil {
+		c.log.Warn("not ready", "error", err.Error())
+		return errors.New("the database does not answer")
+	}
+	return nil
+}
+
+// close gives back what New took.
+func (c *Control) close() {
+	for _, l := range []net.Listener{c.apiListen, c.adminListen} {
+		if l != nil {
+			_ = l.Close() // closed already after Run
+		}
+	}
+	c.pool.Close()
+}
+
+// adminRoutes are the routes of the admin listener that package obs answers.
+var adminRoutes = []string{"GET /livez", "GET /readyz", "GET /metrics"}
+
+// newAdmin returns the handler of the admin listener.
+func newAdmin(health http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	for _, pattern := range adminRoutes {
+		mux.Handle(pattern, health)
+	}
+	mux.HandleFunc("GET /openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/yaml")
+		_, _ = w.Write([]byte(api.AdminDocument)) // an error means that the caller left
+	})
+	return mux
+}

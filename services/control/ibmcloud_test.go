@@ -1,0 +1,256 @@
+package control_test
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+)
+
+// What the stand-ins know.
+const (
+	issuer       = "https://iam.cloud.ibm.com/identity"
+	kmsInstance  = "11111111-2222-4333-8444-555555555555"
+	rootKey      = "99999999-8888-4777-8666-555555555555"
+	canaryAPIKey = "CanaryKey-Zm9yLXRlc3RzLW9ubHk-0123456789"
+	kmsToken     = "token-of-the-service-id"
+)
+
+// ibmCloud plays IAM and Key Protect, as far as the control plane uses them,
+// from IBM's public pages.
+type ibmCloud struct {
+	iam, keyProtect *httptest.Server
+	signer          *rsa.PrivateKey
+
+	mu    sync.Mutex
+	keys  map[string]map[string]any // of Key Protect, by id
+	calls int                       // to Key Protect
+	fault http.HandlerFunc          // answers Key Protect's calls if set
+	down  bool                      // IAM answers 503
+}
+
+func newIBMCloud(t *testing.T) *ibmCloud {
+	t.Helper()
+	c := &ibmCloud{signer: rsaKey(t, 2048), keys: map[string]map[string]any{}}
+	c.iam = httptest.NewServer(http.HandlerFunc(c.serveIAM))
+	c.keyProtect = httptest.NewServer(http.HandlerFunc(c.serveKeyProtect))
+	t.Cleanup(c.iam.Close)
+	t.Cleanup(c.keyProtect.Close)
+	return c
+}
+
+// token returns an access token of a user of an account; changes replace
+// claims, nil removes one.
+func (c *ibmCloud) token(t *testing.T, account string, changes jwt.MapClaims) string {
+	t.Helper()
+	return sign(t, c.signer, account, changes)
+}
+
+func sign(t *testing.T, key *rsa.PrivateKey, account string, changes jwt.MapClaims) string {
+	t.Helper()
+	claims := jwt.MapClaims{
+		"iam_id": "IBMid-270004ABCD", "id": "IBMid-270004ABCD", "realmid": "IBMid", "sub": "ada@example.com", "name": "Ada L",
+		"account": map[string]any{"valid": true, "bss": account, "frozen": true},
+		"iss":     issuer, "iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix(), "scope": "ibm openid",
+	}
+	maps.Copy(claims, changes)
+	maps.DeleteFunc(claims, func(_ string, v any) bool { return v == nil })
+	token := jwt.NewWithClaims(jwt.SigningMethodRS256, claims)
+	token.Header["kid"] = "202611010000"
+	text, err := token.SignedString(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// setFault makes Key Protect answer every call with h; nil heals it.
+func (c *ibmCloud) setFault(h http.HandlerFunc) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fault = h
+}
+
+// stopIAM makes every call to IAM fail.
+func (c *ibmCloud) stopIAM() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.down = true
+}
+
+// asked returns how many calls Key Protect has had.
+func (c *ibmCloud) asked() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.calls
+}
+
+// left returns the names of keys that are not deleted.
+func (c *ibmCloud) left() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var names []string
+	for _, k := range c.keys {
+		if k["state"] == 1 {
+			names = append(names, fmt.Sprint(k["name"]))
+		}
+	}
+	return names
+}
+
+func answer(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+func (c *ibmCloud) serveIAM(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	down := c.down
+	c.mu.Unlock()
+	if down {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	switch r.Method + " " + r.URL.Path {
+	case "GET /identity/keys":
+		b64 := base64.RawURLEncoding.EncodeToString
+		answer(w, http.StatusOK, map[string]any{"keys": []any{map[string]any{
+			"kty": "RSA", "alg": "RS256", "kid": "202611010000",
+			"n": b64(c.signer.N.Bytes()), "e": b64(big.NewInt(int64(c.signer.E)).Bytes()),
+		}}})
+	case "POST /identity/token":
+		if r.PostFormValue("apikey") != canaryAPIKey {
+			answer(w, http.StatusBadRequest, map[string]any{
+				"errorCode": "BXNIM0415E", "errorMessage": "Provided API key could not be found.",
+				"context": map[string]any{"requestId": "r1"},
+			})
+			return
+		}
+		answer(w, http.StatusOK, map[string]any{
+			"access_token": kmsToken, "refresh_token": "not_supported", "token_type": "Bearer",
+			"expires_in": 3600, "expiration": time.Now().Add(time.Hour).Unix(), "scope": "ibm openid",
+		})
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// kmsError is Key Protect's error document; without a code it has no reasons.
+func kmsError(w http.ResponseWriter, status int, code string) {
+	entry := map[string]any{"errorMsg": http.StatusText(status) + ": Key could not be used"}
+	if code != "" {
+		entry["reasons"] = []any{map[string]any{"code": code, "message": "no", "status": status}}
+	}
+	answer(w, status, envelope("error", entry))
+}
+
+func envelope(kind string, resources ...any) map[string]any {
+	return map[string]any{
+		"metadata":  map[string]any{"collectionType": "application/vnd.ibm.kms." + kind + "+json", "collectionTotal": len(resources)},
+		"resources": append([]any{}, resources...),
+	}
+}
+
+// serveKeyProtect knows one instance with one root key in the ring "default".
+// Its wrapping is none of AES: it binds a blob to the additional data.
+func (c *ibmCloud) serveKeyProtect(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	c.calls++
+	fault := c.fault
+	c.mu.Unlock()
+	w.Header().Set("Correlation-Id", uuid.NewString())
+	if fault != nil {
+		fault(w, r)
+		return
+	}
+	if r.Header.Get("Authorization") != "Bearer "+kmsToken || r.Header.Get("Bluemix-Instance") != kmsInstance {
+		kmsError(w, http.StatusUnauthorized, "")
+		return
+	}
+	var body struct {
+		Resources             []map[string]any `json:"resources"`
+		Plaintext, Ciphertext string
+		AAD                   []string `json:"aad"`
+	}
+	_ = json.NewDecoder(r.Body).Decode(&body)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	path := strings.Split(strings.TrimPrefix(r.URL.Path, "/api/v2/keys"), "/") // "", id, actions, wrap
+	version := map[string]any{"id": rootKey}
+	switch route := r.Method + strings.Repeat("/*", min(len(path)-1, 1)) + strings.Join(path[min(len(path), 2):], "/"); {
+	case route == "POST" && len(body.Resources) == 1:
+		k := body.Resources[0]
+		k["id"], k["state"], k["creationDate"], k["deleted"] = uuid.NewString(), 1, time.Now().UTC().Format(time.RFC3339), false
+		k["keyRingID"] = "default"
+		c.keys[fmt.Sprint(k["id"])] = k
+		answer(w, http.StatusCreated, envelope("key", k))
+	case route == "GET":
+		var all []any
+		for _, k := range c.keys {
+			listed := maps.Clone(k)
+			delete(listed, "payload")
+			all = append(all, listed)
+		}
+		answer(w, http.StatusOK, envelope("key", all...))
+	case path[len(path)-1] == "wrap" || path[len(path)-1] == "unwrap":
+		c.act(w, path[1], path[len(path)-1], body.Plaintext, body.Ciphertext, body.AAD, version)
+	case len(path) == 2 && path[1] == rootKey:
+		answer(w, http.StatusOK, envelope("key", map[string]any{"id": rootKey, "name": "root", "state": 1, "extractable": false}))
+	case len(path) == 2 && c.keys[path[1]] == nil:
+		kmsError(w, http.StatusNotFound, "KEY_NOT_FOUND_ERR")
+	case route == "GET/*":
+		answer(w, http.StatusOK, envelope("key", c.keys[path[1]]))
+	case route == "DELETE/*":
+		c.keys[path[1]]["state"], c.keys[path[1]]["deleted"] = 5, true
+		if r.Header.Get("Prefer") == "return=minimal" {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		answer(w, http.StatusOK, envelope("key", c.keys[path[1]]))
+	default:
+		kmsError(w, http.StatusBadRequest, "BAD_BODY_ERR")
+	}
+}
+
+func (c *ibmCloud) act(w http.ResponseWriter, key, action, plain, cipher string, aad []string, version map[string]any) {
+	if key != rootKey {
+		kmsError(w, http.StatusNotFound, "KEY_NOT_FOUND_ERR")
+		return
+	}
+	if action == "wrap" {
+		blob, _ := json.Marshal(append([]string{plain}, aad...))
+		answer(w, http.StatusOK, map[string]any{"ciphertext": base64.StdEncoding.EncodeToString(blob), "keyVersion": version})
+		return
+	}
+	var parts []string
+	blob, _ := base64.StdEncoding.DecodeString(cipher)
+	if json.Unmarshal(blob, &parts) != nil || len(parts) == 0 || !slices.Equal(parts[1:], aad) {
+		kmsError(w, http.StatusUnprocessableEntity, "UNPROCESSABLE_CIPHERTEXT_ERR")
+		return
+	}
+	answer(w, http.StatusOK, map[string]any{"plaintext": parts[0], "keyVersion": version})
+}
+
+// rsaKey returns a fresh key.
+func rsaKey(t *testing.T, bits int) *rsa.PrivateKey {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}

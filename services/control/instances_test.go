@@ -1,0 +1,81 @@
+package control_test
+
+import (
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kmip-for-vmware/kmip/api"
+)
+
+func TestInstanceLifeCycle(t *testing.T) {
+	c := start(t)
+	r := c.call(t, "POST", "/v1/instances", `{"name":"vsphere-dallas"}`)
+	made := read[api.Instance](t, r, http.StatusAccepted)
+	if r.header.Get("Location") != "/v1/instances/"+made.ID || made.Status != api.InstanceStatusInactive ||
+		made.Name != "vsphere-dallas" || made.Region != "us-south" || made.KeyManager != nil ||
+		made.CRN != "crn:v1:bluemix:public:vmware-solutions:us-south:a/"+account+":"+made.ID+"::" {
+		t.Errorf("%s %s", r.header.Get("Location"), r.body)
+	}
+	if d := time.Since(made.CreatedAt); d < 0 || d > time.Minute || !regexp.MustCompile(`"created_at":"[-0-9]{10}T[0-9:]{8}Z"`).MatchString(r.body) {
+		t.Errorf("created_at %s", r.body)
+	}
+	path := "/v1/instances/" + made.ID
+	if got := read[api.Instance](t, c.call(t, "GET", path, ""), http.StatusOK); got != made {
+		t.Errorf("got %+v, made %+v", got, made)
+	}
+	second := read[api.Instance](t, c.call(t, "POST", "/v1/instances", `{}`), http.StatusAccepted)
+	if !regexp.MustCompile(`^kmip-[a-z]{2}$`).MatchString(second.Name) {
+		t.Errorf("default name %q", second.Name)
+	}
+	list := read[api.InstanceCollection](t, c.call(t, "GET", "/v1/instances", ""), http.StatusOK).Instances
+	if len(list) != 2 || list[0] != made || list[1] != second {
+		t.Errorf("list %+v", list)
+	}
+
+	endpoints := read[api.EndpointCollection](t, c.call(t, "GET", path+"/endpoints", ""), http.StatusOK)
+	if len(endpoints.Endpoints) != 2 || endpoints.Endpoints[1] != (api.Endpoint{Hostname: "kmip-2.test", Port: 5697}) ||
+		!strings.HasPrefix(endpoints.CACertificate, "-----BEGIN CERTIFICATE-----\n") {
+		t.Errorf("endpoints %+v", endpoints)
+	}
+
+	if r := c.call(t, "DELETE", path, ""); r.status != http.StatusNoContent || r.body != "" {
+		t.Errorf("delete: %d %q", r.status, r.body)
+	}
+	refusal(t, c.call(t, "GET", path, ""), http.StatusNotFound, api.ErrorCodeNotFound, "", "no instance")
+	refusal(t, c.call(t, "DELETE", path, ""), http.StatusNotFound, api.ErrorCodeNotFound, "", "no instance")
+	read[api.Instance](t, c.call(t, "POST", "/v1/instances", `{"name":"vsphere-dallas"}`), http.StatusAccepted)
+}
+
+func TestInstanceNames(t *testing.T) {
+	c := start(t)
+	c.instance(t, "taken")
+	for body, want := range map[string]struct {
+		status           int
+		code             api.ErrorCode
+		target, sentence string
+	}{
+		`{"name":"taken"}`:                           {409, api.ErrorCodeAlreadyExists, "name", "Choose another name"},
+		`{"name":""}`:                                {400, api.ErrorCodeMissingValue, "name", "missing or empty"},
+		`{"name":" a"}`:                              {400, api.ErrorCodeInvalidValue, "name", "begin and end"},
+		`{"name":"a\u0000b"}`:                        {400, api.ErrorCodeInvalidValue, "name", "letters, digits"},
+		`{"name":"ünïcode"}`:                         {400, api.ErrorCodeInvalidValue, "name", "letters, digits"},
+		`{"name":"line\nbreak"}`:                     {400, api.ErrorCodeInvalidValue, "name", "letters, digits"},
+		`{"name":"` + strings.Repeat("a", 64) + `"}`: {400, api.ErrorCodeInvalidValue, "name", "longer than 63"},
+	} {
+		refusal(t, c.call(t, "POST", "/v1/instances", body), want.status, want.code, want.target, want.sentence)
+	}
+	// The same name in another account is no conflict.
+	r := c.send(t, "POST", c.url+"/v1/instances", c.cloud.token(t, stranger, nil), `{"name":"taken"}`)
+	read[api.Instance](t, r, http.StatusAccepted)
+}
+
+func TestPathsThatAreNotIDs(t *testing.T) {
+	c := start(t)
+	for _, id := range []string{"x", "..%2f..%2fopenapi.yaml", "%25zz", strings.Repeat("a", 4000), "00000000-0000-4000-8000-00000000000A", "%00"} {
+		r := c.call(t, "GET", "/v1/instances/"+id, "")
+		refusal(t, r, http.StatusNotFound, api.ErrorCodeNotFound, "", "")
+	}
+}
