@@ -1,0 +1,43 @@
+package node
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are what this node tells of itself.
+type metrics struct {
+	revision, tenants, quarantined, connections prometheus.Gauge
+	handshakes                                  *prometheus.CounterVec   // outcome
+	items                                       *prometheus.CounterVec   // tenant, operation, result
+	duration                                    *prometheus.HistogramVec // operation of the first item
+	panics                                      prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	gauge := func(name, help string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+		r.MustRegister(g)
+		return g
+	}
+	m := &metrics{
+		revision:    gauge("kmip_configuration_revision", "Number of the configuration revision in force."),
+		tenants:     gauge("kmip_configuration_tenants", "Tenants that are served."),
+		quarantined: gauge("kmip_configuration_quarantined_tenants", "Tenants that are not served because their configuration can't be applied."),
+		connections: gauge("kmip_connections", "Open connections of KMIP clients."),
+		handshakes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kmip_handshakes_total", Help: "Connections by how they began: admitted, or why not.",
+		}, []string{"outcome"}),
+		items: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kmip_batch_items_total", Help: "Batch items answered, by tenant, operation and result (success or the kind of failure).",
+		}, []string{"tenant", "operation", "result"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "kmip_request_duration_seconds", Help: "From a request's last byte to its answer's, by the operation of its first item.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"operation"}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "kmip_connection_panics_total", Help: "Connections that ended by a panic: a mistake of this program.",
+		}),
+	}
+	r.MustRegister(m.handshakes, m.items, m.duration, m.panics)
+	return m
+}
