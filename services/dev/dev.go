@@ -1,0 +1,234 @@
+// Package dev is what `make run` does: it starts a whole cell on this machine,
+// every part a process of its own on real PostgreSQL, does what a customer does
+// to get a KMIP for VMware instance, plays vCenter against both nodes, and
+// proves where the keys lie and what opens them. Then it keeps the cell running
+// until Ctrl-C. Everything that the cell keeps lies in its run folder.
+package dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Config says which stack to run.
+type Config struct {
+	RunDir   string // the run folder, made if there is none
+	BasePort int    // the first of the hundred ports
+	Programs string // folder with kmip-control, kmip-node and kmip-emulator
+	Out      io.Writer
+}
+
+// The patience with what other programs do.
+const (
+	remainsWithin = 10 * time.Second // of a killed stack until it is gone
+	trustWithin   = 10 * time.Second // of a new certificate until both nodes know it
+	playWithin    = time.Minute      // of the play and the proof
+)
+
+// stack is one running cell.
+type stack struct {
+	Config
+	folder      folder
+	ports       ports
+	cast        cast
+	server      serverFiles
+	postgres    *postgres
+	environment *environment
+	supervisor  *supervisor
+}
+
+// Run starts the stack, plays and proves, and keeps it running until ctx ends.
+// It returns nil only if the proof succeeded and everything stopped cleanly.
+// Its error is a sentence for the person at the keyboard; the log of a program
+// that failed may follow it.
+func Run(ctx context.Context, config Config) error {
+	began := time.Now()
+	config.Out = &lines{out: config.Out}
+	s := &stack{Config: config}
+	var err error
+	if s.ports, err = portsFrom(config.BasePort); err != nil {
+		return err
+	}
+	if err := InstallPostgreSQL(config.Out); err != nil {
+		return err
+	}
+	if s.folder, err = openFolder(config.RunDir); err != nil {
+		return plain(err, config.RunDir)
+	}
+	held, err := s.folder.lock()
+	if err != nil {
+		return plain(err, config.RunDir)
+	}
+	s.environment = newEnvironment(s.folder)
+	s.supervisor = newSupervisor(config.Out, func(program string, pid int) {
+		if err := s.environment.started(program, pid); err != nil {
+			s.say("%s could not be written: %v", stackEnv, plain(err, config.RunDir))
+		}
+	})
+	err = s.run(ctx, began, held.unclean)
+	// Nobody may find the file of a stack that stops.
+	err = errors.Join(err, s.environment.remove(), s.supervisor.stop(), held.release())
+	if err != nil {
+		return plain(err, config.RunDir)
+	}
+	s.say("Everything is stopped; the state stays in %s.", string(s.folder))
+	return nil
+}
+
+func (s *stack) run(ctx context.Context, began time.Time, unclean bool) error {
+	t, err := s.raise(ctx, unclean)
+	if err != nil && ctx.Err() != nil {
+		return errors.New("interrupted before the stack was ready: everything is stopped")
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.environment.publish(s.variables(t)); err != nil {
+		return err
+	}
+	s.announce(time.Since(began))
+	select {
+	case <-ctx.Done():
+		s.say("\nStopping.")
+		return nil
+	case err := <-s.supervisor.failed:
+		return err
+	}
+}
+
+// raise brings the stack up to the point where everything is proved.
+func (s *stack) raise(ctx context.Context, unclean bool) (*tenantSetup, error) {
+	if err := s.prepare(ctx, unclean); err != nil {
+		return nil, err
+	}
+	s.say("Starting a cell in %s, on ports %d to %d.", string(s.folder), s.BasePort, s.BasePort+99)
+	if err := s.startAll(ctx); err != nil {
+		return nil, err
+	}
+	t, err := provision(ctx, s.folder, s.ports, s.cast.customer, func(step, what string) { s.row(step, what) })
+	if err != nil {
+		return nil, fmt.Errorf("setting up the customer's instance: %w", err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, playWithin, fmt.Errorf("the play took longer than %s", playWithin))
+	defer cancel()
+	if err := s.playAndProve(ctx, t); err != nil {
+		return nil, fmt.Errorf("the main job does not work: %w", err)
+	}
+	return t, nil
+}
+
+// prepare checks what can be checked beforehand and makes the files.
+func (s *stack) prepare(ctx context.Context, unclean bool) error {
+	if err := s.environment.remove(); err != nil {
+		return err
+	}
+	patience := time.Duration(0)
+	if unclean {
+		patience = remainsWithin
+	}
+	if err := s.ports.checkFree(ctx, patience); err != nil {
+		return err
+	}
+	for _, name := range []string{programFile(programEmulator), programFile(programControl), programFile(programNode1)} {
+		if _, err := os.Stat(filepath.Join(s.Programs, name)); err != nil {
+			return fmt.Errorf("the program %s is not in %s: build it with `make build`", name, s.Programs)
+		}
+	}
+	if err := s.folder.makeFolders(); err != nil {
+		return err
+	}
+	var err error
+	if s.cast, err = castFrom(s.folder); err != nil {
+		return err
+	}
+	if s.server, err = serverCertificates(s.folder, time.Now()); err != nil {
+		return err
+	}
+	if err := s.makeSealingKey(); err != nil {
+		return err
+	}
+	s.postgres, err = newPostgres(s.folder, s.ports.postgres)
+	return err
+}
+
+func (s *stack) playAndProve(ctx context.Context, t *tenantSetup) error {
+	servers, err := t.servers(s.ports, s.server.ca)
+	if err != nil {
+		return err
+	}
+	scene := &stage{out: s.Out, servers: servers}
+	began := time.Now()
+	if err := scene.awaitTrust(ctx, trustWithin); err != nil {
+		return err
+	}
+	s.row("known to both nodes", "in "+seconds(time.Since(began)))
+	keys, _, err := t.service.list(ctx)
+	if err != nil {
+		return err
+	}
+	if err := scene.earlier(ctx, keys); err != nil {
+		return err
+	}
+	got, err := scene.play(ctx)
+	if err != nil {
+		return err
+	}
+	defer got.wipe()
+	return (&proof{
+		out: s.Out, nodes: [2]string{servers[0].Address, servers[1].Address}, tenant: t, dump: s.postgres.dump,
+		logs: []string{s.folder.path(logsDir), filepath.Join(s.postgres.latest().Folder(), "server.log")},
+	}).run(ctx, got)
+}
+
+// announce tells what is up and where.
+func (s *stack) announce(took time.Duration) {
+	s.say("\nReady in %s. Ctrl-C stops everything.", seconds(took))
+	for _, line := range [][2]string{
+		{"KMIP", address(s.ports.node[0]) + " and " + address(s.ports.node[1])},
+		{"API", baseURL(s.ports.api)},
+		{"Key Protect", baseURL(s.ports.keyProtect)},
+		{"IAM", baseURL(s.ports.iam)},
+		{"for scripts", "source " + s.folder.path(stackEnv)},
+		{"logs", s.folder.path(logsDir)},
+	} {
+		s.row(line[0], line[1])
+	}
+}
+
+func (s *stack) say(format string, args ...any) { fmt.Fprintf(s.Out, format+"\n", args...) }
+
+func (s *stack) row(what, value string) { s.say("  %-20s %s", what, value) }
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+
+// lines makes a writer safe for concurrent use; each write is whole lines.
+type lines struct {
+	mu  sync.Mutex
+	out io.Writer
+}
+
+// Write implements io.Writer.
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.out.Write(p)
+}
+
+// plain turns errors that every part can meet into a sentence with a remedy.
+func plain(err error, runDir string) error {
+	if errors.Is(err, syscall.ENOSPC) || strings.Contains(strings.ToLower(err.Error()), "no space left on device") {
+		return fmt.Errorf("the disk with %s is full: free some space and start again (%w)", runDir, err)
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("this user may not do that: choose a folder of your own with RUN_DIR=<folder> (%w)", err)
+	}
+	return err
+}
