@@ -1,0 +1,130 @@
+package e2e
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/kmip-for-vmware/kmip/libs/engine"
+)
+
+// TestStandardKeyDeleted revokes one key by deleting its standard key, as the
+// customer's manual has it: that key is gone for both nodes, others are not.
+func TestStandardKeyDeleted(t *testing.T) {
+	t.Parallel()
+	i := newInstance(t, sharedCell(t))
+	revoked, kept := i.create(t, nodes[0]), i.create(t, nodes[0])
+	for _, node := range nodes {
+		if _, err := i.get(t, node, revoked); err != nil {
+			t.Fatalf("before: %v", err)
+		}
+	}
+	standard := i.customer.find(t, engine.StandardKeyPrefix+string(revoked))
+	if len(standard) != 1 || !standard[0].Extractable {
+		t.Fatalf("standard keys of %s: %+v, want one", revoked, standard)
+	}
+	i.customer.delete(t, standard[0].ID)
+	for _, node := range nodes {
+		_, err := i.get(t, node, revoked)
+		wantReason(t, err, itemNotFound, "Get of the revoked key on "+node)
+		if _, err := i.get(t, node, kept); err != nil {
+			t.Errorf("the other key on %s: %v", node, err)
+		}
+	}
+}
+
+// TestRootKeyDeleted revokes everything of an instance; another instance of
+// the same account, under another root key, notices nothing.
+func TestRootKeyDeleted(t *testing.T) {
+	t.Parallel()
+	c := sharedCell(t)
+	i, neighbour := newInstance(t, c), newInstance(t, c)
+	id, other := i.create(t, nodes[0]), neighbour.create(t, nodes[1])
+	i.customer.delete(t, i.rootKey)
+	for _, node := range nodes {
+		_, err := i.get(t, node, id)
+		wantReason(t, err, permissionDenied, "Get on "+node)
+		_, err = i.dial(t, node).Create(t.Context(), vSphere...)
+		wantReason(t, err, permissionDenied, "Create on "+node)
+		if _, err := neighbour.get(t, node, other); err != nil {
+			t.Errorf("the neighbour on %s: %v", node, err)
+		}
+	}
+}
+
+// TestRootKeyDisabled switches an instance off and on again.
+func TestRootKeyDisabled(t *testing.T) {
+	t.Parallel()
+	i := newInstance(t, sharedCell(t))
+	id := i.create(t, nodes[0])
+	if a := i.customer.call(t, http.MethodPost, "/keys/"+i.rootKey+"/actions/disable", nil); a.status != http.StatusNoContent {
+		t.Fatalf("disabling the root key: status %d, %s", a.status, a.body)
+	}
+	_, err := i.get(t, nodes[1], id)
+	wantReason(t, err, permissionDenied, "Get under a disabled root key")
+}
+
+// TestForeignObjectOverTheWire lets two tenants ask for each other's keys: the
+// answers must not differ from those for an identifier that never existed.
+func TestForeignObjectOverTheWire(t *testing.T) {
+	t.Parallel()
+	c := sharedCell(t)
+	one, two := newInstance(t, c), newInstance(t, c)
+	for _, pair := range [][2]*instance{{one, two}, {two, one}} {
+		owner, stranger := pair[0], pair[1]
+		id := owner.create(t, nodes[0])
+		conn := stranger.dial(t, nodes[1])
+		for name, operation := range map[string]func() error{
+			"Get":            func() error { _, err := conn.Get(t.Context(), id); return err },
+			"Get Attributes": func() error { _, err := conn.GetAttributes(t.Context(), id, "State"); return err },
+			"Activate":       func() error { return conn.Activate(t.Context(), id) },
+			"Destroy":        func() error { return conn.Destroy(t.Context(), id) },
+		} {
+			wantReason(t, operation(), itemNotFound, name+" of a foreign key")
+		}
+		if _, err := owner.get(t, nodes[0], id); err != nil {
+			t.Errorf("the owner afterwards: %v", err)
+		}
+	}
+}
+
+// TestRemovedCertificate removes one of two certificates: open connections end
+// at once, the other certificate works on.
+func TestRemovedCertificate(t *testing.T) {
+	t.Parallel()
+	i := newInstance(t, sharedCell(t))
+	second, secondID := i.addCertificate(t)
+	i.awaitAdmission(t, second)
+	open, err := discover(t.Context(), i.config(t, nodes[0], second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	if a := i.api(t, http.MethodDelete, "/v1/instances/"+i.id+"/client_certificates/"+secondID, nil); a.status != http.StatusNoContent {
+		t.Fatalf("removing the certificate: status %d, %s", a.status, a.body)
+	}
+	for _, node := range nodes {
+		eventuallyRefused(t, i.config(t, node, second))
+	}
+	if _, err := open.DiscoverVersions(t.Context()); err == nil {
+		t.Error("the open connection of a removed certificate still answers")
+	}
+	if _, err := i.get(t, nodes[0], i.create(t, nodes[0])); err != nil {
+		t.Errorf("the remaining certificate: %v", err)
+	}
+}
+
+// TestDeletedInstance ends its connections; its keys stay in the key manager.
+func TestDeletedInstance(t *testing.T) {
+	t.Parallel()
+	i := newInstance(t, sharedCell(t))
+	id := i.create(t, nodes[0])
+	if a := i.api(t, http.MethodDelete, "/v1/instances/"+i.id, nil); a.status != http.StatusNoContent {
+		t.Fatalf("deleting the instance: status %d, %s", a.status, a.body)
+	}
+	for _, node := range nodes {
+		eventuallyRefused(t, i.config(t, node, i.certificate))
+	}
+	if standard := i.customer.find(t, engine.StandardKeyPrefix+string(id)); len(standard) != 1 || standard[0].State != 1 {
+		t.Errorf("the standard key after the instance was deleted: %+v, want one that is active", standard)
+	}
+}
