@@ -87,7 +87,7 @@ func (c *Client) call(ctx context.Context, r request, into any) error {
 
 // pause waits before the next try; false when there is no time for one.
 func pause(ctx context.Context, try int, after time.Duration) bool {
-	wait := rand.N(firstPause << try)
+	wait := rand.N(firstPause << try) //nolint:gosec // jitter, not a secret
 	if after > longestPause {
 		return false
 	}

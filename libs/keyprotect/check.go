@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/google/uuid"
 
@@ -23,7 +24,7 @@ func (c *Client) Check(ctx context.Context) (err error) {
 
 	wrapped, err := c.Wrap(ctx, probe, binding)
 	if err != nil {
-		return explain(wrapping, err)
+		return explain(err)
 	}
 	location := c.location
 	location.RootKeyVersion = wrapped.RootKeyVersion
@@ -31,7 +32,7 @@ func (c *Client) Check(ctx context.Context) (err error) {
 		Format: engine.EnvelopeFormat, Tenant: binding.Tenant, Object: kmip.Object{ID: id}, Location: location, Wrapped: wrapped,
 	})
 	if err != nil {
-		return explain(storing, err)
+		return explain(err)
 	}
 	deleted := false
 	defer func() {
@@ -42,15 +43,15 @@ func (c *Client) Check(ctx context.Context) (err error) {
 		}
 	}()
 	if _, _, err := c.lookUp(ctx, standardKeyName(string(id)), c.now()); err != nil {
-		return explain(listing, err)
+		return explain(err)
 	}
 	e, err := c.Load(ctx, id, ref)
 	if err != nil {
-		return explain(loading, err)
+		return explain(err)
 	}
 	got, err := c.Unwrap(ctx, e.Wrapped, binding)
 	if err != nil {
-		return explain(unwrapping, err)
+		return explain(err)
 	}
 	defer got.Wipe()
 	if !got.Equal(probe) {
@@ -58,15 +59,15 @@ func (c *Client) Check(ctx context.Context) (err error) {
 	}
 	deleted = true
 	if err := c.Delete(ctx, ref); err != nil {
-		return explain(deleting, err)
+		return explain(err)
 	}
 	return nil
 }
 
 // explain adds to a refusal what the customer can do about it.
-func explain(a action, err error) error {
+func explain(err error) error {
 	var f *failure
-	if fault.KindOf(err) != fault.Denied || !errors.As(err, &f) || f.status != 401 && f.status != 403 {
+	if fault.KindOf(err) != fault.Denied || !errors.As(err, &f) || f.status != http.StatusUnauthorized && f.status != http.StatusForbidden {
 		return err
 	}
 	return fault.Wrap(fault.Denied, fmt.Sprintf("%s Give the owner of the API key the platform role Viewer and the service role Manager "+

@@ -1,0 +1,443 @@
+package keyprotect_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kmip-for-vmware/kmip/libs/engine"
+	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
+	"github.com/kmip-for-vmware/kmip/libs/secret"
+)
+
+const (
+	instanceCRN = "crn:v1:bluemix:public:kms:us-south:a/0123456789abcdef0123456789abcdef:6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a01::"
+	rootKey     = "2b0d1a3c-1111-4222-8333-444455556666"
+)
+
+// canary is the KEK of the tests: no error may show it in any form.
+var canary = []byte("canary-kek-0123456789-abcdefghij")
+
+// stand plays Key Protect: it answers each request by a function.
+type stand struct {
+	*httptest.Server
+	mu       sync.Mutex
+	requests []string // method and path
+}
+
+func newStand(t *testing.T, answer http.HandlerFunc) *stand {
+	t.Helper()
+	s := &stand{}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.requests = append(s.requests, r.Method+" "+r.URL.Path)
+		s.mu.Unlock()
+		answer(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// count returns how many requests began so.
+func (s *stand) count(prefix string) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.requests {
+		if strings.HasPrefix(r, prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+// tokens plays a token source.
+type tokens struct {
+	token, renewed string
+	renewError     error
+	renewals       int
+}
+
+func (s *tokens) Token(context.Context) (string, error) { return s.token, nil }
+
+func (s *tokens) Renew(context.Context) (string, error) {
+	s.renewals++
+	return s.renewed, s.renewError
+}
+
+func newClient(t *testing.T, s *stand, source keyprotect.TokenSource) *keyprotect.Client {
+	t.Helper()
+	c, err := keyprotect.New(keyprotect.Config{
+		BaseURL: s.URL, InstanceCRN: instanceCRN, KeyRing: "vmware", RootKeyID: rootKey, Tokens: source, HTTP: s.Client(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// refusal writes an error as Key Protect does.
+func refusal(w http.ResponseWriter, status int, code string) {
+	w.WriteHeader(status)
+	reasons := ""
+	if code != "" {
+		reasons = fmt.Sprintf(`,"reasons":[{"code":%q,"message":"m","status":%d}]`, code, status)
+	}
+	fmt.Fprintf(w, `{"metadata":{"collectionType":"application/vnd.ibm.kms.error+json","collectionTotal":1},"resources":[{"errorMsg":"E"%s}]}`, reasons)
+}
+
+var binding = engine.Binding{Tenant: "tenant", Object: "object"}
+
+// operations are all calls of the port, on a KEK, envelope and reference.
+var operations = map[string]func(ctx context.Context, c *keyprotect.Client) error{
+	"wrap": func(ctx context.Context, c *keyprotect.Client) error {
+		_, err := c.Wrap(ctx, secret.Of(append([]byte(nil), canary...)), binding)
+		return err
+	},
+	"unwrap": func(ctx context.Context, c *keyprotect.Client) error {
+		_, err := c.Unwrap(ctx, engine.Wrapped{Ciphertext: "c", RootKeyID: rootKey}, binding)
+		return err
+	},
+	"store": func(ctx context.Context, c *keyprotect.Client) error {
+		_, err := c.Store(ctx, newID(), engine.Envelope{Format: 1})
+		return err
+	},
+	"load": func(ctx context.Context, c *keyprotect.Client) error {
+		_, err := c.Load(ctx, "object", "ref")
+		return err
+	},
+	"delete": func(ctx context.Context, c *keyprotect.Client) error { return c.Delete(ctx, "ref") },
+}
+
+func newID() kmip.ObjectID { return kmip.ObjectID(uuid.Must(uuid.NewV7()).String()) }
+
+const noError = fault.Kind(255)
+
+func TestAnswersGetTheirKind(t *testing.T) {
+	for _, c := range []struct {
+		operation string
+		status    int
+		code      string
+		want      fault.Kind
+	}{
+		{"wrap", 404, "KEY_NOT_FOUND_ERR", fault.Denied},
+		{"wrap", 409, "KEY_ACTION_INVALID_STATE_ERR", fault.Denied},
+		{"wrap", 410, "KEY_DELETED_ERR", fault.Denied},
+		{"wrap", 400, "KEY_ROOT_REQ_ERR", fault.Denied},
+		{"wrap", 400, "BAD_BODY_ERR", fault.Internal},
+		{"wrap", 401, "", fault.Denied},
+		{"wrap", 403, "CONFIG_RULE_CONFLICT_ERR", fault.Denied},
+		{"wrap", 429, "", fault.Unavailable},
+		{"wrap", 500, "", fault.Unavailable},
+		{"wrap", 503, "", fault.Unavailable},
+		{"wrap", 302, "", fault.Unavailable},
+		{"unwrap", 404, "KEY_NOT_FOUND_ERR", fault.Denied},
+		{"unwrap", 409, "KEY_ACTION_INVALID_STATE_ERR", fault.Denied},
+		{"unwrap", 410, "KEY_DELETED_ERR", fault.Denied},
+		{"unwrap", 422, "UNPROCESSABLE_CIPHERTEXT_ERR", fault.Corrupt},
+		{"unwrap", 401, "", fault.Denied},
+		{"unwrap", 408, "", fault.Unavailable},
+		{"unwrap", 504, "", fault.Unavailable},
+		{"load", 404, "KEY_NOT_FOUND_ERR", fault.Gone},
+		{"load", 410, "KEY_DELETED_ERR", fault.Gone},
+		{"load", 401, "", fault.Denied},
+		{"load", 429, "", fault.Unavailable},
+		{"load", 502, "", fault.Unavailable},
+		{"store", 404, "KEY_RING_NOT_FOUND_ERR", fault.Denied},
+		{"store", 409, "KEY_CREATE_IMPORT_ACCESS_ERR", fault.Denied},
+		{"store", 401, "", fault.Denied},
+		{"store", 429, "", fault.Unavailable},
+		{"store", 500, "", fault.Unavailable},
+		{"delete", 404, "KEY_NOT_FOUND_ERR", noError},
+		{"delete", 410, "KEY_DELETED_ERR", noError},
+		{"delete", 409, "PROTECTED_RESOURCE_ERR", fault.Denied},
+		{"delete", 500, "", fault.Unavailable},
+	} {
+		s := newStand(t, func(w http.ResponseWriter, _ *http.Request) { refusal(w, c.status, c.code) })
+		err := operations[c.operation](t.Context(), newClient(t, s, &tokens{token: "first-token", renewed: "second-token"}))
+		got := noError
+		if err != nil {
+			got = fault.KindOf(err)
+			showsNothing(t, err)
+			if c.code != "" && !strings.Contains(err.Error(), c.code) {
+				t.Errorf("%s: IBM's code is not in %v", c.operation, err)
+			}
+		}
+		if got != c.want {
+			t.Errorf("%s answered %d %s: %v, want %s", c.operation, c.status, c.code, err, c.want)
+		}
+	}
+}
+
+func showsNothing(t *testing.T, err error) {
+	t.Helper()
+	for _, form := range []string{string(canary), hex.EncodeToString(canary), base64.StdEncoding.EncodeToString(canary), "first-token", "second-token"} {
+		if strings.Contains(err.Error(), form) || strings.Contains(fault.Public(err), form) {
+			t.Errorf("an error shows %q: %v", form, err)
+		}
+	}
+}
+
+func TestNoAnswerIsUnavailable(t *testing.T) {
+	hang := make(chan struct{})
+	s := newStand(t, func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-hang:
+		case <-r.Context().Done():
+		}
+	})
+	defer close(hang)
+	refused := newStand(t, nil)
+	refused.Close()
+	for name, operation := range operations {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if name != "store" { // it looks the name up with a deadline of its own
+			if err := operation(ctx, newClient(t, s, &tokens{})); fault.KindOf(err) != fault.Unavailable {
+				t.Errorf("%s without an answer: %v", name, err)
+			}
+		}
+		if err := operation(t.Context(), newClient(t, refused, &tokens{})); fault.KindOf(err) != fault.Unavailable {
+			t.Errorf("%s without a server: %v", name, err)
+		}
+		cancel()
+	}
+}
+
+// TestRefusedToken: denied only if a token fetched after the refusal is
+// refused as well; without a fresh token nothing is known.
+func TestRefusedToken(t *testing.T) {
+	s := newStand(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer good" {
+			refusal(w, http.StatusUnauthorized, "")
+			return
+		}
+		fmt.Fprint(w, `{"ciphertext":"c","keyVersion":{"id":"v"}}`)
+	})
+	for name, c := range map[string]struct {
+		source *tokens
+		want   fault.Kind
+	}{
+		"fresh token works":   {&tokens{token: "stale", renewed: "good"}, noError},
+		"fresh token refused": {&tokens{token: "stale", renewed: "bad"}, fault.Denied},
+		"no fresh token":      {&tokens{token: "stale", renewError: engine.ErrUnavailable}, fault.Unavailable},
+		"identity refused":    {&tokens{token: "stale", renewError: engine.ErrDenied}, fault.Denied},
+	} {
+		err := operations["wrap"](t.Context(), newClient(t, s, c.source))
+		got := noError
+		if err != nil {
+			got = fault.KindOf(err)
+		}
+		if got != c.want || c.source.renewals != 1 {
+			t.Errorf("%s: %v after %d renewals, want %d", name, err, c.source.renewals, c.want)
+		}
+	}
+}
+
+func TestSafeCallsAreRepeated(t *testing.T) {
+	for name, c := range map[string]struct {
+		operation string
+		failures  int
+		after     string
+		want      fault.Kind
+		calls     int
+	}{
+		"one failure":         {"wrap", 1, "", noError, 2},
+		"failures throughout": {"wrap", 99, "", fault.Unavailable, 3},
+		"a short Retry-After": {"wrap", 1, "1", noError, 2},
+		"a long Retry-After":  {"wrap", 1, "60", fault.Unavailable, 1},
+	} {
+		left := c.failures
+		s := newStand(t, func(w http.ResponseWriter, _ *http.Request) {
+			if left--; left >= 0 {
+				w.Header().Set("Retry-After", c.after)
+				refusal(w, http.StatusTooManyRequests, "")
+				return
+			}
+			fmt.Fprint(w, `{"ciphertext":"c"}`)
+		})
+		err := operations[c.operation](t.Context(), newClient(t, s, &tokens{}))
+		got := noError
+		if err != nil {
+			got = fault.KindOf(err)
+		}
+		if got != c.want || s.count("POST") != c.calls {
+			t.Errorf("%s: %v after %d calls, want kind %d after %d", name, err, s.count("POST"), c.want, c.calls)
+		}
+	}
+}
+
+// TestStoreNeverCreatesTwice fails the one POST before and after it took
+// effect, with an error and with a lost connection.
+func TestStoreNeverCreatesTwice(t *testing.T) {
+	drop := func(w http.ResponseWriter) {
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		conn.Close()
+	}
+	for name, c := range map[string]struct {
+		effect bool
+		fail   func(http.ResponseWriter)
+	}{
+		"500 after it took effect":        {true, func(w http.ResponseWriter) { refusal(w, 500, "") }},
+		"connection lost after":           {true, drop},
+		"an answer that is no JSON after": {true, func(w http.ResponseWriter) { w.WriteHeader(http.StatusCreated); fmt.Fprint(w, "<html>") }},
+		"500 before":                      {false, func(w http.ResponseWriter) { refusal(w, 500, "") }},
+		"connection lost before":          {false, drop},
+	} {
+		var stored []map[string]any
+		s := newStand(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				var body struct{ Resources []map[string]any }
+				if err := json.NewDecoder(r.Body).Decode(&body); err != nil || len(body.Resources) != 1 {
+					t.Errorf("POST body: %v", err)
+				}
+				if c.effect {
+					stored = append(stored, map[string]any{
+						"id": "made", "name": body.Resources[0]["name"], "state": 1, "creationDate": time.Now().UTC().Format(time.RFC3339),
+					})
+				}
+				c.fail(w)
+				return
+			}
+			if q := r.URL.Query(); q.Get("state") != "0,1,2,3,5" || !strings.Contains(q.Get("filter"), `creationDate=gte:"`) {
+				t.Errorf("the list is asked for with %v", q)
+			}
+			other := map[string]any{"id": "other", "name": "vmware_kmip_other", "creationDate": "2020-01-01T00:00:00Z"}
+			_ = json.NewEncoder(w).Encode(map[string]any{"resources": append([]map[string]any{other}, stored...)})
+		})
+		ref, err := newClient(t, s, &tokens{}).Store(t.Context(), newID(), engine.Envelope{Format: 1})
+		switch {
+		case c.effect && (err != nil || ref != "made"):
+			t.Errorf("%s: %q, %v", name, ref, err)
+		case !c.effect && fault.KindOf(err) != fault.Unavailable:
+			t.Errorf("%s: %q, %v, want Unavailable", name, ref, err)
+		}
+		if n := s.count("POST"); n != 1 {
+			t.Errorf("%s: %d POSTs", name, n)
+		}
+	}
+}
+
+func TestRequestsAsKeyProtectWantsThem(t *testing.T) {
+	var header http.Header
+	var body []byte
+	s := newStand(t, func(w http.ResponseWriter, r *http.Request) {
+		header = r.Header
+		body, _ = io.ReadAll(r.Body)
+		fmt.Fprintf(w, `{"ciphertext":"c","plaintext":%q,"keyVersion":{"id":"v7"},"resources":[{"id":"id"}]}`, base64.StdEncoding.EncodeToString(canary))
+	})
+	c := newClient(t, s, &tokens{token: "t"})
+	w, err := c.Wrap(t.Context(), secret.Of(append([]byte(nil), canary...)), binding)
+	if err != nil || w != (engine.Wrapped{Ciphertext: "c", RootKeyID: rootKey, RootKeyVersion: "v7"}) {
+		t.Errorf("%+v, %v", w, err)
+	}
+	want := fmt.Sprintf(`{"plaintext":%q,"aad":["kmip-for-vmware/1","tenant","object"]}`, base64.StdEncoding.EncodeToString(canary))
+	if string(body) != want {
+		t.Errorf("wrap sends %s", body)
+	}
+	if header.Get("Bluemix-Instance") != "6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a01" || header.Get("Authorization") != "Bearer t" || uuid.Validate(header.Get("Correlation-Id")) != nil {
+		t.Errorf("headers %v", header)
+	}
+	kek, err := c.Unwrap(t.Context(), w, binding)
+	if err != nil || string(kek.Reveal()) != string(canary) {
+		t.Errorf("unwrap: %v", err)
+	}
+	if _, err := c.Store(t.Context(), newID(), engine.Envelope{Format: 1}); err != nil || header.Get("X-Kms-Key-Ring") != "vmware" {
+		t.Errorf("store: %v, ring %q", err, header.Get("X-Kms-Key-Ring"))
+	}
+}
+
+// TestMovedToAnotherRing: gone only if it is nowhere.
+func TestMovedToAnotherRing(t *testing.T) {
+	id := newID()
+	envelope, err := engine.Envelope{Format: 1, Object: kmip.Object{ID: id}}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newStand(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Kms-Key-Ring") != "" {
+			refusal(w, http.StatusNotFound, "KEY_NOT_FOUND_ERR")
+			return
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"resources": []any{map[string]any{"id": "ref", "state": 1, "payload": envelope}}})
+	})
+	if _, err := newClient(t, s, &tokens{}).Load(t.Context(), id, "ref"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDeletedStandardKeyIsGone(t *testing.T) {
+	s := newStand(t, func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"resources":[{"id":"ref","state":5,"deleted":true}]}`)
+	})
+	if _, err := newClient(t, s, &tokens{}).Load(t.Context(), "id", "ref"); !errors.Is(err, engine.ErrGone) {
+		t.Errorf("%v, want ErrGone", err)
+	}
+}
+
+func TestHugeAnswerIsCutOff(t *testing.T) {
+	s := newStand(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"ciphertext":"`+strings.Repeat("a", 1<<20)+`"}`)
+	})
+	if err := operations["wrap"](t.Context(), newClient(t, s, &tokens{})); fault.KindOf(err) != fault.Unavailable {
+		t.Errorf("%v, want Unavailable", err)
+	}
+}
+
+// TestCheckNamesActionAndRemedy refuses one action after the other; the probe
+// that was stored is deleted again.
+func TestCheckNamesActionAndRemedy(t *testing.T) {
+	for refused, sentence := range map[string]string{
+		"POST /api/v2/keys/" + rootKey + "/actions/wrap": "wrap with the root key",
+		"POST /api/v2/keys":    "create a standard key",
+		"GET /api/v2/keys":     "list keys",
+		"GET /api/v2/keys/ref": "read a standard key",
+		"POST /api/v2/keys/" + rootKey + "/actions/unwrap": "unwrap with the root key",
+		"DELETE /api/v2/keys/ref":                          "delete a standard key",
+	} {
+		var payload, plaintext any
+		s := newStand(t, func(w http.ResponseWriter, r *http.Request) {
+			switch r.Method + " " + r.URL.Path {
+			case refused:
+				refusal(w, http.StatusUnauthorized, "")
+			case "POST /api/v2/keys":
+				var body struct{ Resources []map[string]any }
+				_ = json.NewDecoder(r.Body).Decode(&body)
+				payload = body.Resources[0]["payload"]
+				fmt.Fprint(w, `{"resources":[{"id":"ref"}]}`)
+			case "GET /api/v2/keys/ref":
+				_ = json.NewEncoder(w).Encode(map[string]any{"resources": []any{map[string]any{"id": "ref", "payload": payload}}})
+			case "POST /api/v2/keys/" + rootKey + "/actions/wrap":
+				var body map[string]any
+				_ = json.NewDecoder(r.Body).Decode(&body)
+				plaintext = body["plaintext"]
+				fmt.Fprint(w, `{"ciphertext":"c"}`)
+			default:
+				_ = json.NewEncoder(w).Encode(map[string]any{"plaintext": plaintext})
+			}
+		})
+		err := newClient(t, s, &tokens{}).Check(t.Context())
+		if public := fault.Public(err); fault.KindOf(err) != fault.Denied || !strings.Contains(public, sentence) || !strings.Contains(public, "Manager") {
+			t.Errorf("%s refused: %v says %q", refused, err, public)
+		}
+		if stored := s.count("POST /api/v2/keys") - s.count("POST /api/v2/keys/"); stored > 0 && refused != "POST /api/v2/keys" && s.count("DELETE /api/v2/keys/ref") == 0 {
+			t.Errorf("%s refused: the probe stays behind", refused)
+		}
+	}
+}

@@ -1,0 +1,100 @@
+package keyprotect_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/kmip-for-vmware/kmip/libs/crn"
+	"github.com/kmip-for-vmware/kmip/libs/engine"
+	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
+	"github.com/kmip-for-vmware/kmip/libs/secret"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
+)
+
+// TestFactoryKeepsTenantsApart builds clients for two tenants on one instance:
+// each call goes out with its own tenant's identity.
+func TestFactoryKeepsTenantsApart(t *testing.T) {
+	var bearer string
+	s := newStand(t, func(w http.ResponseWriter, r *http.Request) {
+		bearer = r.Header.Get("Authorization")
+		fmt.Fprint(w, `{"ciphertext":"c"}`)
+	})
+	keyring, err := secret.ParseKeyring(base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := 0
+	f := &keyprotect.Factory{
+		Endpoints: keyprotect.Endpoints{"kms/us-south": s.URL}, Keyring: keyring, HTTP: s.Client(),
+		Tokens: func(apiKey *secret.Bytes) keyprotect.TokenSource {
+			made++
+			return &tokens{token: "token-of-" + string(apiKey.Reveal())}
+		},
+	}
+	seal := func(id tenant.ID, apiKey string) *tenant.Tenant {
+		t.Helper()
+		sealed, err := keyring.Seal(tenant.APIKeyPurpose, string(id), secret.Of([]byte(apiKey)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &tenant.Tenant{ID: id, KeyManager: &tenant.KeyManager{
+			Type: tenant.KeyProtect, InstanceCRN: instanceCRN, KeyRing: "default", RootKeyID: rootKey, SealedAPIKey: sealed,
+		}}
+	}
+	wrap := func(tt *tenant.Tenant, want string) {
+		t.Helper()
+		m, err := f.For(tt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Wrap(t.Context(), secret.Random(32), engine.Binding{Tenant: tt.ID, Object: "o"}); err != nil {
+			t.Fatal(err)
+		}
+		if bearer != "Bearer token-of-"+want {
+			t.Errorf("tenant %s called as %q, want %s", tt.ID, bearer, want)
+		}
+	}
+	one, two := seal("one", "key-one"), seal("two", "key-two")
+	wrap(one, "key-one")
+	wrap(two, "key-two")
+	wrap(one, "key-one")
+	if made != 2 {
+		t.Errorf("%d token sources for two tenants", made)
+	}
+	wrap(seal("one", "key-three"), "key-three") // a new credential takes over
+
+	stolen := *two.KeyManager
+	if _, err := f.For(&tenant.Tenant{ID: "three", KeyManager: &stolen}); err == nil {
+		t.Error("another tenant's sealed credential opens")
+	}
+	if _, err := f.For(&tenant.Tenant{ID: "four"}); fault.KindOf(err) != fault.Denied {
+		t.Errorf("without a key manager: %v", err)
+	}
+}
+
+func TestEndpoints(t *testing.T) {
+	e, err := keyprotect.ParseEndpoints(" kms/us-south=https://us-south.kms.cloud.ibm.com/ ,hs-crypto/eu-de=https://{guid}.api.eu-de.hs-crypto.appdomain.cloud")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, c := range map[string]crn.CRN{
+		"https://us-south.kms.cloud.ibm.com":              {Service: "kms", Location: "us-south", Instance: "i"},
+		"https://abc.api.eu-de.hs-crypto.appdomain.cloud": {Service: "hs-crypto", Location: "eu-de", Instance: "abc"},
+	} {
+		if got, err := e.URL(c); err != nil || got != want {
+			t.Errorf("%v: %s, %v", c, got, err)
+		}
+	}
+	if got, err := e.URL(crn.CRN{Service: "kms", Location: "eu-de"}); err == nil {
+		t.Errorf("a region that is not in the table has the address %s", got)
+	}
+	_, err = keyprotect.ParseEndpoints("kms/us-south=ftp://x,nonsense,kms/eu-de=https://h/path")
+	if err == nil || strings.Count(err.Error(), "is no entry") != 3 {
+		t.Errorf("not every problem is named: %v", err)
+	}
+}
