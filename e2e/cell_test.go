@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -37,6 +38,9 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
+	if err := os.Chmod(folder, 0o755); err != nil {
+		panic(err)
+	}
 	bin = filepath.Join(folder, "bin")
 	build := exec.Command("go", "build", "-o", bin+"/", "./services/cmd/...")
 	build.Dir, build.Stdout, build.Stderr = "..", os.Stderr, os.Stderr
@@ -45,7 +49,7 @@ func TestMain(m *testing.M) {
 		code = m.Run()
 	}
 	if shared.cell != nil {
-		if err := shared.cell.stop(); err != nil {
+		if err := shared.cell.remove(); err != nil {
 			fmt.Fprintln(os.Stderr, "stopping the shared cell:", err)
 			code = 1
 		}
@@ -60,9 +64,28 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", bin+string(filepath.ListSeparator)+env.Getenv("PATH"))
 			env.Setenv("BASE_PORT", strconv.Itoa(freeBasePort()))
+			env.Setenv("OTHER_PORT", strconv.Itoa(freeBasePort()))
 			return nil
 		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"await": await},
 	})
+}
+
+// await waits for files to appear.
+func await(ts *testscript.TestScript, neg bool, files []string) {
+	deadline := time.Now().Add(2 * time.Minute)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for _, file := range files {
+		for {
+			if _, err := os.Stat(ts.MkAbs(file)); (err == nil) != neg {
+				break
+			}
+			if (<-tick.C).After(deadline) {
+				ts.Fatalf("%s did not appear within two minutes", file)
+			}
+		}
+	}
 }
 
 // cell is a stack that `kmip-dev run` started.
@@ -70,7 +93,6 @@ type cell struct {
 	dir      string // the run folder
 	basePort int
 	command  *exec.Cmd
-	lines    chan string // what it prints, closed at its end
 	printed  *bytes.Buffer
 	ended    chan error
 }
@@ -80,7 +102,7 @@ var readyLine = regexp.MustCompile(`^Ready in `)
 
 // startCell runs kmip-dev and waits until it is ready, or fails.
 func startCell(dir string, basePort int) (*cell, error) {
-	c := &cell{dir: dir, basePort: basePort, lines: make(chan string, 1000), printed: new(bytes.Buffer), ended: make(chan error, 1)}
+	c := &cell{dir: dir, basePort: basePort, printed: new(bytes.Buffer), ended: make(chan error, 1)}
 	c.command = exec.Command(filepath.Join(bin, "kmip-dev"), "run", "--run-dir", dir, "--base-port", strconv.Itoa(basePort))
 	out, err := c.command.StdoutPipe()
 	if err != nil {
@@ -98,12 +120,7 @@ func startCell(dir string, basePort int) (*cell, error) {
 			if readyLine.MatchString(s.Text()) {
 				once.Do(func() { close(ready) })
 			}
-			select {
-			case c.lines <- s.Text():
-			default: // nobody reads them
-			}
 		}
-		close(c.lines)
 		c.ended <- c.command.Wait()
 	}()
 	select {
@@ -115,6 +132,14 @@ func startCell(dir string, basePort int) (*cell, error) {
 		_ = c.command.Process.Kill()
 		return nil, fmt.Errorf("kmip-dev was not ready in four minutes; it printed\n%s", c.printed)
 	}
+}
+
+// remove stops the cell and cleans up after it.
+func (c *cell) remove() error {
+	err := c.stop()
+	clean := exec.Command(filepath.Join(bin, "kmip-dev"), "clean", "--run-dir", c.dir)
+	clean.Stdout, clean.Stderr = os.Stderr, os.Stderr
+	return errors.Join(err, clean.Run())
 }
 
 // stop ends the cell as Ctrl-C does.
@@ -151,26 +176,6 @@ func (c *cell) env(t *testing.T) map[string]string {
 	return env
 }
 
-// awaitLine waits for a printed line that matches.
-func (c *cell) awaitLine(t *testing.T, pattern string) string {
-	t.Helper()
-	want := regexp.MustCompile(pattern)
-	deadline := time.After(time.Minute)
-	for {
-		select {
-		case line, ok := <-c.lines:
-			if !ok {
-				t.Fatalf("kmip-dev ended before printing a line like %q", pattern)
-			}
-			if want.MatchString(line) {
-				return line
-			}
-		case <-deadline:
-			t.Fatalf("no line like %q within a minute", pattern)
-		}
-	}
-}
-
 // sharedCell returns the cell that tests share; they must not stop it.
 func sharedCell(t *testing.T) *cell {
 	t.Helper()
@@ -186,7 +191,7 @@ func sharedCell(t *testing.T) *cell {
 // ownCell starts a cell for one test.
 func ownCell(t *testing.T) *cell {
 	t.Helper()
-	dir, err := os.MkdirTemp(filepath.Dir(bin), "run-")
+	dir, err := os.MkdirTemp(filepath.Dir(bin), "run-") //nolint:usetesting // PostgreSQL's user has to reach it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,9 +207,9 @@ func runCell(t *testing.T, dir string, basePort int) *cell {
 	}
 	t.Cleanup(func() {
 		if c.command.ProcessState != nil {
-			return
+			return // the test has ended it
 		}
-		if err := c.stop(); err != nil {
+		if err := c.remove(); err != nil {
 			t.Error(err)
 		}
 	})

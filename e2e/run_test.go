@@ -134,7 +134,9 @@ func TestStateOutlivesTheStack(t *testing.T) {
 			if err := c.command.Process.Kill(); err != nil {
 				t.Error(err)
 			}
-			<-c.ended
+			if err := <-c.ended; err == nil {
+				t.Error("kmip-dev was killed and says that it ended well")
+			}
 		},
 	} {
 		end()

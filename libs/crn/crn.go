@@ -23,7 +23,7 @@ type CRN struct {
 func Parse(text string) (CRN, error) {
 	s := strings.SplitN(text, ":", 10)
 	if len(s) != 10 || s[0] != "crn" || s[1] != "v1" || s[2] == "" || s[4] == "" {
-		return CRN{}, fmt.Errorf("%q is not a CRN: want crn:v1:bluemix:public:<service>:<region>:a/<account>:<instance>::", text)
+		return CRN{}, fmt.Errorf("%q is not a CRN, which is crn:v1:bluemix:public:<service>:<region>:a/<account>:<instance>:: and may name a resource", text)
 	}
 	return CRN{s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9]}, nil
 }

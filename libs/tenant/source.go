@@ -14,8 +14,7 @@ var ErrTooOld = errors.New("tenant: no way from this revision to the newest; loa
 // revision.
 var ErrGap = errors.New("tenant: delta does not continue this snapshot")
 
-// Source gives one cell's configuration. Every implementation passes
-// enginetest's conformance suite.
+// Source gives one cell's configuration.
 type Source interface {
 	// Snapshot returns the configuration at the newest revision, read as one
 	// consistent state.

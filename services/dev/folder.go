@@ -52,7 +52,8 @@ func openFolder(dir string) (folder, error) {
 	if err := f.check(); err != nil {
 		return "", err
 	}
-	return f, os.Chmod(abs, 0o700) //nolint:gosec // a folder
+	// PostgreSQL's account passes through; all that is private is so by itself.
+	return f, os.Chmod(abs, 0o711) //nolint:gosec // a folder
 }
 
 // check refuses a folder that is neither empty nor a run folder.

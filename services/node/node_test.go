@@ -91,7 +91,7 @@ func newRig(t *testing.T, wrap func(responder) responder) *rig {
 	inForce := make(chan struct{})
 	var once sync.Once
 	follow.replaced = func(s *tenant.Snapshot) {
-		r.server.replaced(s)
+		r.replaced(s)
 		once.Do(func() { close(inForce) })
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -113,7 +113,10 @@ func newRig(t *testing.T, wrap func(responder) responder) *rig {
 		r.stop()
 		<-followed
 		select {
-		case <-r.ended:
+		case err := <-r.ended:
+			if err != nil {
+				t.Error(err)
+			}
 		case <-time.After(20 * time.Second):
 			t.Error("the node did not stop")
 		}
