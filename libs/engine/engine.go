@@ -106,7 +106,7 @@ func (e *Engine) Create(ctx context.Context, t *tenant.Tenant, typ kmip.ObjectTy
 			// The swap failed for certain and nobody knows the identifier.
 			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 			defer cancel()
-			return "", errors.Join(err, keys.Delete(clean, r.KeyRef))
+			return "", fault.Wrap(fault.Unavailable, "The key could not be recorded; try again.", errors.Join(err, keys.Delete(clean, r.KeyRef)))
 		}
 		return "", err
 	}

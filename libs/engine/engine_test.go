@@ -200,6 +200,9 @@ func TestCreateFailsBeforeAndAfter(t *testing.T) {
 		if !errors.Is(err, c.err) {
 			t.Errorf("%s (done %t): %v, want %v", c.method, c.done, err, c.err)
 		}
+		if kind := fault.KindOf(err); kind != fault.Unavailable {
+			t.Errorf("%s (done %t): the client is told %s, want unavailable", c.method, c.done, kind)
+		}
 		if got := b.keys.Stored(); got != c.stored {
 			t.Errorf("%s (done %t): %d standard keys, want %d", c.method, c.done, got, c.stored)
 		}

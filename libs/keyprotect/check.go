@@ -67,9 +67,9 @@ func (c *Client) Check(ctx context.Context) (err error) {
 // explain adds to a refusal what the customer can do about it.
 func explain(err error) error {
 	var f *failure
-	if fault.KindOf(err) != fault.Denied || !errors.As(err, &f) || f.status != http.StatusUnauthorized && f.status != http.StatusForbidden {
+	if fault.KindOf(err) != fault.Denied || !errors.As(err, &f) || f.status != http.StatusUnauthorized {
 		return err
 	}
-	return fault.Wrap(fault.Denied, fmt.Sprintf("%s Give the owner of the API key the platform role Viewer and the service role Manager "+
-		"on the key manager instance, and check that root key and key ring belong to it.", fault.Public(err)), err)
+	return fault.Wrap(fault.Denied, fmt.Sprintf("The key manager does not permit us to %s. Give the owner of the API key the platform role Viewer "+
+		"and the service role Manager on the key manager instance, and check that root key and key ring belong to it.", f.action), err)
 }

@@ -105,8 +105,8 @@ const destroyed = 5
 
 func (k key) gone() bool { return k.Deleted || k.State == destroyed }
 
-// collection is the envelope of answers about keys.
-type collection struct {
+// keyList is the envelope of answers about keys.
+type keyList struct {
 	Resources []key `json:"resources"`
 }
 
@@ -133,9 +133,9 @@ func (c *Client) lookUp(ctx context.Context, name string, made time.Time) (key, 
 			"state": {"0,1,2,3,5"}, "filter": {around}, "sort": {"creationDate"},
 			"limit": {fmt.Sprint(page)}, "offset": {fmt.Sprint(offset)},
 		}
-		var list collection
+		var list keyList
 		err := c.call(ctx, request{
-			what: listing, method: http.MethodGet, path: "/keys?" + query.Encode(), safe: true, limit: maxListAnswer,
+			action: "list keys", about: collection, method: http.MethodGet, path: "/keys?" + query.Encode(), safe: true, limit: maxListAnswer,
 		}, &list)
 		if err != nil {
 			return key{}, false, err

@@ -139,7 +139,7 @@ func TestAnswersGetTheirKind(t *testing.T) {
 		{"wrap", 400, "KEY_ROOT_REQ_ERR", fault.Denied},
 		{"wrap", 400, "BAD_BODY_ERR", fault.Internal},
 		{"wrap", 401, "", fault.Denied},
-		{"wrap", 403, "CONFIG_RULE_CONFLICT_ERR", fault.Denied},
+		{"wrap", 403, "CONFIG_RULE_CONFLICT_ERR", fault.Unavailable},
 		{"wrap", 429, "", fault.Unavailable},
 		{"wrap", 500, "", fault.Unavailable},
 		{"wrap", 503, "", fault.Unavailable},
@@ -156,14 +156,14 @@ func TestAnswersGetTheirKind(t *testing.T) {
 		{"load", 401, "", fault.Denied},
 		{"load", 429, "", fault.Unavailable},
 		{"load", 502, "", fault.Unavailable},
-		{"store", 404, "KEY_RING_NOT_FOUND_ERR", fault.Denied},
-		{"store", 409, "KEY_CREATE_IMPORT_ACCESS_ERR", fault.Denied},
+		{"store", 404, "KEY_RING_NOT_FOUND_ERR", fault.Unavailable},
+		{"store", 409, "KEY_CREATE_IMPORT_ACCESS_ERR", fault.Unavailable},
 		{"store", 401, "", fault.Denied},
 		{"store", 429, "", fault.Unavailable},
 		{"store", 500, "", fault.Unavailable},
 		{"delete", 404, "KEY_NOT_FOUND_ERR", noError},
 		{"delete", 410, "KEY_DELETED_ERR", noError},
-		{"delete", 409, "PROTECTED_RESOURCE_ERR", fault.Denied},
+		{"delete", 409, "PROTECTED_RESOURCE_ERR", fault.Unavailable},
 		{"delete", 500, "", fault.Unavailable},
 	} {
 		s := newStand(t, func(w http.ResponseWriter, _ *http.Request) { refusal(w, c.status, c.code) })
@@ -178,6 +178,19 @@ func TestAnswersGetTheirKind(t *testing.T) {
 		}
 		if got != c.want {
 			t.Errorf("%s answered %d %s: %v, want %s", c.operation, c.status, c.code, err, c.want)
+		}
+	}
+}
+
+// TestOnlyTheKeyManagerItselfIsFinal answers as a gateway does whose key
+// manager is away.
+func TestOnlyTheKeyManagerItselfIsFinal(t *testing.T) {
+	for _, status := range []int{401, 404, 409, 410, 422} {
+		s := newStand(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>no such service</html>", status) })
+		for name, operation := range operations {
+			if err := operation(t.Context(), newClient(t, s, &tokens{})); fault.KindOf(err) != fault.Unavailable {
+				t.Errorf("%s answered %d by somebody else: %v", name, status, err)
+			}
 		}
 	}
 }

@@ -3,47 +3,89 @@ package keyprotect
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strings"
+
+	"github.com/google/uuid"
 
 	"github.com/kmip-for-vmware/kmip/libs/crn"
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 )
 
-// instancePlaceholder stands for the instance's GUID in an address: Hyper
-// Protect Crypto Services gives each instance a host name of its own.
-const instancePlaceholder = "{guid}"
+// guidMark stands for the instance's GUID in an address: each HPCS instance
+// has a host name of its own (IBM Cloud, HPCS service endpoints).
+const guidMark = "{guid}"
 
-// Endpoints is the operator's table of key manager addresses, by service name
-// and region of a CRN. An address never comes from a request.
-type Endpoints map[string]string
+// Endpoints is the operator's table of key manager addresses by service and
+// region. There is no built-in one: a program reaches what it was told to.
+type Endpoints struct {
+	addresses map[string]string // "kms/us-south" -> "https://us-south.kms.cloud.ibm.com"
+}
 
-// ParseEndpoints reads "kms/us-south=https://…,hs-crypto/us-south=https://{guid}.api…";
-// {guid} stands for the instance's GUID.
+// ParseEndpoints reads a table such as
+//
+//	kms/us-south=https://private.us-south.kms.cloud.ibm.com,
+//	hs-crypto/us-south=https://{guid}.api.private.us-south.hs-crypto.appdomain.cloud
+//
+// Entries are separated by commas; blank ones are skipped. Plain http is
+// accepted for this machine alone. All mistakes are reported together.
 func ParseEndpoints(text string) (Endpoints, error) {
-	table := make(Endpoints)
-	var problems []error
+	table := Endpoints{addresses: make(map[string]string)}
+	var mistakes []error
 	for entry := range strings.SplitSeq(text, ",") {
 		if entry = strings.TrimSpace(entry); entry == "" {
 			continue
 		}
-		where, address, _ := strings.Cut(entry, "=")
-		service, region, _ := strings.Cut(where, "/")
-		u, err := url.Parse(strings.ReplaceAll(address, instancePlaceholder, "guid"))
-		if service == "" || region == "" || err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || strings.Trim(u.Path, "/") != "" {
-			problems = append(problems, fmt.Errorf("%q is no entry: want <service>/<region>=https://<host>, e.g. kms/us-south=https://us-south.kms.cloud.ibm.com", entry))
-			continue
+		place, address, _ := strings.Cut(entry, "=")
+		service, region, _ := strings.Cut(place, "/")
+		address = strings.TrimSuffix(address, "/")
+		switch err := checkAddress(address); {
+		case service == "" || region == "" || strings.Contains(region, "/"):
+			mistakes = append(mistakes, fmt.Errorf("key manager address %q: want <service>/<region>=<address>", entry))
+		case table.addresses[place] != "":
+			mistakes = append(mistakes, fmt.Errorf("key manager address %q: %s has one already", entry, place))
+		case err != nil:
+			mistakes = append(mistakes, fmt.Errorf("key manager address %q: %w", entry, err))
+		default:
+			table.addresses[place] = address
 		}
-		table[where] = strings.TrimSuffix(address, "/")
 	}
-	return table, errors.Join(problems...)
+	if len(mistakes) > 0 {
+		return Endpoints{}, errors.Join(mistakes...)
+	}
+	return table, nil
 }
 
-// URL returns the address of a key manager instance, without /api/v2.
-func (e Endpoints) URL(c crn.CRN) (string, error) {
-	address, ok := e[c.Service+"/"+c.Location]
-	if !ok {
-		return "", fault.Newf(fault.Invalid, "No key manager of service %s in region %s can be reached from here.", c.Service, c.Location)
+// URL returns the address of a key manager instance, without a path. It is
+// fault.Invalid when the table doesn't hold the instance's service and region.
+func (e Endpoints) URL(instance crn.CRN) (string, error) {
+	address := e.addresses[instance.Service+"/"+instance.Location]
+	if address == "" {
+		return "", fault.Newf(fault.Invalid, "Key managers of the service %q in %q are not reached from here.", instance.Service, instance.Location)
 	}
-	return strings.ReplaceAll(address, instancePlaceholder, c.Instance), nil
+	if uuid.Validate(instance.Instance) != nil {
+		return "", errInstance
+	}
+	return strings.ReplaceAll(address, guidMark, strings.ToLower(instance.Instance)), nil
+}
+
+var errInstance = fault.New(fault.Invalid, "The key manager's CRN does not name a service instance.")
+
+func checkAddress(address string) error {
+	u, err := url.Parse(strings.ReplaceAll(address, guidMark, "guid"))
+	switch {
+	case err != nil || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil:
+		return errors.New("want https://<host>")
+	case u.Scheme == "https" || u.Scheme == "http" && local(u.Hostname()):
+		return nil
+	default:
+		return errors.New("want https; http is for this machine alone")
+	}
+}
+
+// local reports whether host is this machine.
+func local(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

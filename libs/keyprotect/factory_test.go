@@ -29,8 +29,12 @@ func TestFactoryKeepsTenantsApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	made := 0
+	endpoints, err := keyprotect.ParseEndpoints("kms/us-south=" + s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
 	f := &keyprotect.Factory{
-		Endpoints: keyprotect.Endpoints{"kms/us-south": s.URL}, Keyring: keyring, HTTP: s.Client(),
+		Endpoints: endpoints, Keyring: keyring, HTTP: s.Client(),
 		Tokens: func(apiKey *secret.Bytes) keyprotect.TokenSource {
 			made++
 			return &tokens{token: "token-of-" + string(apiKey.Reveal())}
@@ -83,8 +87,8 @@ func TestEndpoints(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, c := range map[string]crn.CRN{
-		"https://us-south.kms.cloud.ibm.com":              {Service: "kms", Location: "us-south", Instance: "i"},
-		"https://abc.api.eu-de.hs-crypto.appdomain.cloud": {Service: "hs-crypto", Location: "eu-de", Instance: "abc"},
+		"https://us-south.kms.cloud.ibm.com":                                               {Service: "kms", Location: "us-south", Instance: "6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a01"},
+		"https://6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a01.api.eu-de.hs-crypto.appdomain.cloud": {Service: "hs-crypto", Location: "eu-de", Instance: "6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a01"},
 	} {
 		if got, err := e.URL(c); err != nil || got != want {
 			t.Errorf("%v: %s, %v", c, got, err)
@@ -93,8 +97,8 @@ func TestEndpoints(t *testing.T) {
 	if got, err := e.URL(crn.CRN{Service: "kms", Location: "eu-de"}); err == nil {
 		t.Errorf("a region that is not in the table has the address %s", got)
 	}
-	_, err = keyprotect.ParseEndpoints("kms/us-south=ftp://x,nonsense,kms/eu-de=https://h/path")
-	if err == nil || strings.Count(err.Error(), "is no entry") != 3 {
+	_, err = keyprotect.ParseEndpoints("kms/us-south=ftp://x,nonsense,kms/eu-de=https://h/path,kms/jp-tok=http://example.com,kms/us-east=https://a,kms/us-east=https://b")
+	if err == nil || strings.Count(err.Error(), "key manager address") != 5 {
 		t.Errorf("not every problem is named: %v", err)
 	}
 }

@@ -22,9 +22,8 @@ func (c *Client) Wrap(ctx context.Context, kek *secret.Bytes, b engine.Binding) 
 	if err != nil {
 		return engine.Wrapped{}, err
 	}
-	// By hand, so that the key is in no buffer that is not wiped.
+	// By hand, so that the key is in no buffer but this, which call wipes.
 	body := make([]byte, 0, 64+base64.StdEncoding.EncodedLen(kek.Len())+len(additional))
-	defer func() { clear(body[:cap(body)]) }()
 	body = append(body, `{"plaintext":"`...)
 	body = base64.StdEncoding.AppendEncode(body, kek.Reveal())
 	body = append(body, `","aad":`...)
@@ -37,7 +36,7 @@ func (c *Client) Wrap(ctx context.Context, kek *secret.Bytes, b engine.Binding) 
 		} `json:"keyVersion"`
 	}
 	err = c.call(ctx, request{
-		what: wrapping, method: http.MethodPost, path: keyPath(c.location.RootKeyID, "wrap"), body: body, safe: true,
+		action: "wrap with the root key", about: rootKey, method: http.MethodPost, path: keyPath(c.location.RootKeyID, "wrap"), body: body, safe: true,
 	}, &answer)
 	if err == nil && answer.Ciphertext == "" {
 		err = fault.New(fault.Unavailable, "The key manager's answer to wrap holds no ciphertext.")
@@ -61,7 +60,7 @@ func (c *Client) Unwrap(ctx context.Context, w engine.Wrapped, b engine.Binding)
 		Plaintext []byte `json:"plaintext"` // decoded from base64 without a string
 	}
 	err = c.call(ctx, request{
-		what: unwrapping, method: http.MethodPost, path: keyPath(w.RootKeyID, "unwrap"), body: body, safe: true,
+		action: "unwrap with the root key", about: rootKey, method: http.MethodPost, path: keyPath(w.RootKeyID, "unwrap"), body: body, safe: true,
 	}, &answer)
 	kek := secret.Of(answer.Plaintext)
 	if err == nil && kek.Len() == 0 {
@@ -112,9 +111,9 @@ func (c *Client) Store(ctx context.Context, id kmip.ObjectID, e engine.Envelope)
 	if err != nil {
 		return "", err
 	}
-	var made collection
+	var made keyList
 	err = c.call(ctx, request{
-		what: storing, method: http.MethodPost, path: "/keys", ring: c.location.KeyRing, body: body,
+		action: "create a standard key", about: collection, method: http.MethodPost, path: "/keys", ring: c.location.KeyRing, body: body,
 	}, &made)
 	switch {
 	case err == nil && len(made.Resources) == 1 && made.Resources[0].ID != "":
@@ -145,8 +144,8 @@ func madeAt(id kmip.ObjectID, now time.Time) time.Time {
 
 // Load implements engine.KeyManager.
 func (c *Client) Load(ctx context.Context, id kmip.ObjectID, ref engine.KeyRef) (engine.Envelope, error) {
-	var got collection
-	load := request{what: loading, method: http.MethodGet, path: keyPath(string(ref), ""), ring: c.location.KeyRing, safe: true}
+	var got keyList
+	load := request{action: "read a standard key", about: standardKey, method: http.MethodGet, path: keyPath(string(ref), ""), ring: c.location.KeyRing, safe: true}
 	err := c.call(ctx, load, &got)
 	if errors.Is(err, engine.ErrGone) && load.ring != "" {
 		// The customer may have moved it to another ring.
@@ -170,12 +169,12 @@ func (c *Client) Load(ctx context.Context, id kmip.ObjectID, ref engine.KeyRef) 
 }
 
 // errGone answers for every way in which a standard key can be gone.
-var errGone = fault.New(fault.Gone, "The standard key that holds this key was deleted in the key manager.")
+var errGone = fault.New(fault.Gone, publicGone)
 
 // Delete implements engine.KeyManager.
 func (c *Client) Delete(ctx context.Context, ref engine.KeyRef) error {
 	err := c.call(ctx, request{
-		what: deleting, method: http.MethodDelete, path: keyPath(string(ref), ""), safe: true,
+		action: "delete a standard key", about: standardKey, method: http.MethodDelete, path: keyPath(string(ref), ""), safe: true,
 	}, nil)
 	if errors.Is(err, engine.ErrGone) {
 		return nil

@@ -105,8 +105,8 @@ func newKeyManager() tenant.KeyManager {
 	}
 }
 
-// cut ends every other session of a connection's database.
+// cut ends the nodes' sessions on a connection's database.
 func cut(t *testing.T, admin *pgx.Conn) {
 	t.Helper()
-	run(t, admin, "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+	run(t, admin, "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'kmip_node'")
 }

@@ -39,16 +39,16 @@ func serverAccount() (account, error) {
 // command prepares a program to run as the account, in a process group of its
 // own so that Ctrl-C at the terminal does not reach it.
 func (a account) command(ctx context.Context, program string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, program, args...)
+	cmd := exec.CommandContext(ctx, program, args...) //nolint:gosec // PostgreSQL's programs and our own scripts
 	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
+	cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "LC_ALL=C", "TZ=UTC"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: a.credential}
 	return cmd
 }
 
 // own makes a folder that only the account can enter.
 func (a account) own(folder string) error {
-	if err := os.Chmod(folder, 0o700); err != nil {
+	if err := os.Chmod(folder, 0o700); err != nil { //nolint:gosec // a folder
 		return err
 	}
 	if a.credential == nil {

@@ -100,9 +100,9 @@ func (c *Cluster) prepare(ctx context.Context, bin string, as account) error {
 	if err := awaitEnd(ctx, data); err != nil {
 		return err
 	}
-	access := "local all all trust\n" // the socket's folder keeps everybody else out
+	access := "local all all trust\n" //nolint:dupword // PostgreSQL's format; the socket's folder keeps everybody else out
 	if c.config.Port != 0 {
-		access += "host all all 127.0.0.1/32 scram-sha-256\n"
+		access += "host all all 127.0.0.1/32 scram-sha-256\n" //nolint:dupword // PostgreSQL's format
 	}
 	return os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte(access), 0o600)
 }
@@ -112,7 +112,7 @@ func (c *Cluster) prepareLasting(ctx context.Context, as account) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // the server's account passes through; data is private
 		return err
 	}
 	held, err := lock(dir, os.O_CREATE)

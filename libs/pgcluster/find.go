@@ -34,7 +34,7 @@ var installed = []string{
 // of the initdb on PATH, else the highest version in the places where packages
 // put them. Its error is ErrNotInstalled, or says what is wrong with PG_BIN.
 func Find() (string, error) {
-	if bin := os.Getenv("PG_BIN"); bin != "" {
+	if bin := os.Getenv("PG_BIN"); bin != "" { //nolint:forbidigo // about this machine, like PATH
 		if !complete(bin) {
 			return "", fmt.Errorf("PG_BIN is %s, which does not hold initdb and postgres", bin)
 		}

@@ -74,7 +74,7 @@ func replace(server, database, role string) string {
 func use(t testing.TB) *server {
 	t.Helper()
 	s, err := shared()
-	if errors.Is(err, pgcluster.ErrNotInstalled) && os.Getenv("CI") != "true" {
+	if errors.Is(err, pgcluster.ErrNotInstalled) && os.Getenv("CI") != "true" { //nolint:forbidigo // for tests alone
 		t.Skip(err)
 	}
 	if err != nil {
@@ -94,7 +94,7 @@ type server struct {
 var shared = sync.OnceValues(func() (*server, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	superuser := os.Getenv(Variable)
+	superuser := os.Getenv(Variable) //nolint:forbidigo // from ./cluster, for tests alone
 	if superuser == "" {
 		c, err := pgcluster.Start(ctx, pgcluster.Config{})
 		if err != nil {

@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"errors"
+
 	"github.com/gemalto/kmip-go/ttlv"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
@@ -31,8 +33,8 @@ func eachField(fields message.Cursor, d decoding, take func(message.Cursor) erro
 			return fault.Newf(fault.Malformed, "The field %v is given twice.", tag)
 		}
 		switch err := take(fields); {
-		case err == errUnknownField && d.ignoreUnknown:
-		case err == errUnknownField:
+		case errors.Is(err, errUnknownField) && d.ignoreUnknown:
+		case errors.Is(err, errUnknownField):
 			return fault.Newf(fault.Invalid, "The field %v is not known here.", tag)
 		case err != nil:
 			return err

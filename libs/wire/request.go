@@ -152,24 +152,21 @@ func (it *batchItem) parse(c message.Cursor, ignoreUnknown bool) error {
 	if err != nil {
 		return err
 	}
+	it.parseEchoed(fields)
 	d := decoding{ignoreUnknown: ignoreUnknown, repeatable: [2]ttlv.Tag{kmip14.TagMessageExtension}}
 	var operation, body bool
-	var extension error // reported after the fields that the answer echoes
 	err = eachField(fields, d, func(f message.Cursor) (err error) {
 		switch f.Tag() {
 		case kmip14.TagOperation:
-			var code uint32
-			code, err = f.Enum()
-			it.operation, operation = kmip14.Operation(code), true
+			_, err = f.Enum()
+			operation = true
 		case kmip14.TagUniqueBatchItemID:
-			it.id, err = f.Bytes()
+			_, err = f.Bytes()
 		case kmip14.TagRequestPayload:
 			it.payload, err = f.Children()
 			body = true
 		case kmip14.TagMessageExtension:
-			if extension == nil {
-				extension = parseExtension(f)
-			}
+			err = parseExtension(f)
 		default:
 			err = errUnknownField
 		}
@@ -183,7 +180,21 @@ func (it *batchItem) parse(c message.Cursor, ignoreUnknown bool) error {
 	case !body:
 		return fault.New(fault.Malformed, "The batch item has no request payload.")
 	}
-	return extension
+	return nil
+}
+
+// parseEchoed reads what the answer repeats, first and whatever else is wrong
+// with the item.
+func (it *batchItem) parseEchoed(fields message.Cursor) {
+	for fields.Next() {
+		if fields.Tag() == kmip14.TagOperation {
+			code, _ := fields.Enum()
+			it.operation = kmip14.Operation(code)
+		}
+		if fields.Tag() == kmip14.TagUniqueBatchItemID {
+			it.id, _ = fields.Bytes()
+		}
+	}
 }
 
 // parseExtension refuses extensions that have to be understood: none is
@@ -217,7 +228,7 @@ func (q *request) checkBatch() error {
 		return fault.Newf(fault.Malformed, "The batch count is %d; the request has %d batch items.", *q.count, len(q.items))
 	}
 	for i := range q.items {
-		if len(q.items) > 1 && q.items[i].id == nil {
+		if it := &q.items[i]; len(q.items) > 1 && it.id == nil && it.err == nil {
 			return fault.New(fault.Malformed, "Every item of a batch needs a unique batch item id.")
 		}
 	}

@@ -54,7 +54,7 @@ func parseVersion(c message.Cursor) (v version, err error) {
 		}
 		return err
 	})
-	if err == nil && !(major && minor) {
+	if err == nil && (!major || !minor) {
 		err = fault.New(fault.Malformed, "The protocol version is incomplete.")
 	}
 	return v, err

@@ -3,6 +3,7 @@ package wire_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/gemalto/kmip-go/ttlv"
 
 	"github.com/kmip-for-vmware/kmip/libs/engine/enginetest"
+	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
@@ -143,6 +145,21 @@ func TestFailuresOfTheKeyManager(t *testing.T) {
 	if foreign.ResultMessage != unknown.ResultMessage {
 		t.Errorf("foreign %q, unknown %q", foreign.ResultMessage, unknown.ResultMessage)
 	}
+	for kind, want := range map[fault.Kind]kmip14.ResultReason{
+		fault.Unavailable: kmip14.ResultReasonGeneralFailure,
+		fault.Corrupt:     kmip14.ResultReasonGeneralFailure,
+		fault.Internal:    kmip14.ResultReasonGeneralFailure,
+		fault.Gone:        kmip14.ResultReasonItemNotFound,
+		fault.Denied:      kmip14.ResultReasonPermissionDenied,
+	} {
+		b.keys.Fail = func(string, bool) error { return fault.Wrap(kind, "", errors.New("10.0.0.1 refused")) }
+		it := b.one(t, single(kmip14.OperationGet, uid(id)))
+		wantReason(t, kind.String(), it, want)
+		if strings.Contains(it.ResultMessage, "10.0.0.1") {
+			t.Errorf("%s: the client sees %q", kind, it.ResultMessage)
+		}
+	}
+	b.keys.Fail = nil
 	b.keys.DeleteRootKey()
 	wantReason(t, "root key deleted", b.one(t, single(kmip14.OperationGet, uid(id))), kmip14.ResultReasonPermissionDenied)
 }
@@ -257,4 +274,3 @@ func TestQueryAndDiscoverVersions(t *testing.T) {
 	wantLines(t, discover(protocol(1, 0), protocol(2, 0), protocol(1, 2)), line(2, 0)...)
 	wantLines(t, discover(protocol(2, 1)))
 }
-

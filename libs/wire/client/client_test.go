@@ -170,28 +170,32 @@ func badGets() map[string][]byte {
 	payload := func(members ...[]byte) []byte { return answer(v, 1, ok(OperationGet, qlkc(1), members...)) }
 	object := func(o []byte) []byte { return payload(en(kmip14.TagObjectType, 2), uid("7"), o) }
 	return map[string][]byte{
-		"other version":           answer(version(1, 0), 1, good),
-		"id of another item":      answer(v, 1, ok(OperationGet, qlkc(2), en(kmip14.TagObjectType, 2), uid("7"), keyObject(1, key, 256))),
-		"id left out":             answer(v, 1, ok(OperationGet, nil, en(kmip14.TagObjectType, 2), uid("7"), keyObject(1, key, 256))),
-		"id shortened":            answer(v, 1, ok(OperationGet, qlkc(1)[:4], en(kmip14.TagObjectType, 2), uid("7"), keyObject(1, key, 256))),
-		"other operation":         answer(v, 1, ok(OperationActivate, qlkc(1), uid("7"))),
-		"batch count":             answer(v, 2, good),
-		"item too many":           answer(v, 2, good, good),
-		"no item":                 answer(v, 0),
-		"a request":               vSphereCreate,
-		"not KMIP":                []byte("HTTP/1.1 400 Bad Request\r\n\r\n"),
-		"no time stamp":           st(kmip14.TagResponseMessage, st(kmip14.TagResponseHeader, v, in(kmip14.TagBatchCount, 1)), good),
-		"no header":               st(kmip14.TagResponseMessage, good),
-		"no payload":              answer(v, 1, st(kmip14.TagBatchItem, en(kmip14.TagOperation, 10), bs(kmip14.TagUniqueBatchItemID, qlkc(1)), en(kmip14.TagResultStatus, 0))),
-		"failure without reason":  answer(v, 1, st(kmip14.TagBatchItem, en(kmip14.TagOperation, 10), bs(kmip14.TagUniqueBatchItemID, qlkc(1)), en(kmip14.TagResultStatus, 1))),
-		"other object":            payload(en(kmip14.TagObjectType, 2), uid("8"), keyObject(1, key, 256)),
-		"other object type":       payload(en(kmip14.TagObjectType, 4), uid("7"), keyObject(1, key, 256)),
-		"members in other order":  payload(uid("7"), en(kmip14.TagObjectType, 2), keyObject(1, key, 256)),
-		"no key":                  payload(en(kmip14.TagObjectType, 2), uid("7")),
-		"two keys":                payload(en(kmip14.TagObjectType, 2), uid("7"), keyObject(1, key, 256), keyObject(1, key, 256)),
-		"key shorter than said":   object(keyObject(1, key[:16], 256)),
-		"empty key":               object(keyObject(1, nil, 0)),
-		"opaque format":           object(keyObject(2, key, 256)),
+		"other version":          answer(version(1, 0), 1, good),
+		"id of another item":     answer(v, 1, ok(OperationGet, qlkc(2), en(kmip14.TagObjectType, 2), uid("7"), keyObject(1, key, 256))),
+		"id left out":            answer(v, 1, ok(OperationGet, nil, en(kmip14.TagObjectType, 2), uid("7"), keyObject(1, key, 256))),
+		"id shortened":           answer(v, 1, ok(OperationGet, qlkc(1)[:4], en(kmip14.TagObjectType, 2), uid("7"), keyObject(1, key, 256))),
+		"other operation":        answer(v, 1, ok(OperationCreate, qlkc(1), en(kmip14.TagObjectType, 2), uid("7"), keyObject(1, key, 256))),
+		"batch count":            answer(v, 2, good),
+		"item too many":          answer(v, 2, good, good),
+		"no item":                answer(v, 0),
+		"a request":              vSphereCreate,
+		"not KMIP":               []byte("HTTP/1.1 400 Bad Request\r\n\r\n"),
+		"no time stamp":          st(kmip14.TagResponseMessage, st(kmip14.TagResponseHeader, v, in(kmip14.TagBatchCount, 1)), good),
+		"no header":              st(kmip14.TagResponseMessage, good),
+		"no payload":             answer(v, 1, st(kmip14.TagBatchItem, en(kmip14.TagOperation, 10), bs(kmip14.TagUniqueBatchItemID, qlkc(1)), en(kmip14.TagResultStatus, 0))),
+		"failure without reason": answer(v, 1, st(kmip14.TagBatchItem, en(kmip14.TagOperation, 10), bs(kmip14.TagUniqueBatchItemID, qlkc(1)), en(kmip14.TagResultStatus, 1))),
+		"other object":           payload(en(kmip14.TagObjectType, 2), uid("8"), keyObject(1, key, 256)),
+		"other object type":      payload(en(kmip14.TagObjectType, 4), uid("7"), keyObject(1, key, 256)),
+		"members in other order": payload(uid("7"), en(kmip14.TagObjectType, 2), keyObject(1, key, 256)),
+		"no key":                 payload(en(kmip14.TagObjectType, 2), uid("7")),
+		"two keys":               payload(en(kmip14.TagObjectType, 2), uid("7"), keyObject(1, key, 256), keyObject(1, key, 256)),
+		"key shorter than said":  object(keyObject(1, key[:16], 256)),
+		"empty key":              object(keyObject(1, nil, 0)),
+		"opaque format":          object(keyObject(2, key, 256)),
+		"other algorithm": object(bytes.Replace(keyObject(1, key, 256),
+			en(kmip14.TagCryptographicAlgorithm, 3), en(kmip14.TagCryptographicAlgorithm, 2), 1)),
+		"transparent key": object(st(kmip14.TagSymmetricKey, st(kmip14.TagKeyBlock, en(kmip14.TagKeyFormatType, 7),
+			st(kmip14.TagKeyValue, st(kmip14.TagKeyMaterial, bs(kmip14.TagKey, key)))))),
 		"attributes in key value": object(keyObject(1, key, 256, attribute("State", en(kmip14.TagAttributeValue, 1)))),
 		"oversized":               answer(v, 1, ok(OperationGet, qlkc(1), tx(kmip14.TagUniqueIdentifier, strings.Repeat("7", 5000)))),
 	}
@@ -208,6 +212,17 @@ func TestBrokenAnswersAreRefused(t *testing.T) {
 				t.Fatalf("got %v, %v; want ErrAnswer and no key", key, err)
 			}
 		})
+	}
+}
+
+func TestAttributeNobodyAskedFor(t *testing.T) {
+	conn := dial(t, script(t, answer(version(1, 1), 1, ok(OperationGetAttributes, qlkc(1), uid("7"),
+		attribute("State", en(kmip14.TagAttributeValue, 1)))), false))
+	if _, err := conn.GetAttributes(t.Context(), "7", "x-A"); !errors.Is(err, ErrAnswer) {
+		t.Errorf("got %v", err)
+	}
+	if list, err := conn.GetAttributes(t.Context(), "7"); err != nil || len(list) != 1 {
+		t.Errorf("all asked for: got %v, %v", list, err)
 	}
 }
 
@@ -312,6 +327,15 @@ func TestKeyBytesStayOutOfResults(t *testing.T) {
 			strings.Contains(text, "195 90") {
 			t.Errorf("%s shows the key: %s", format, text)
 		}
+	}
+}
+
+// Do leaves the payload to its caller, but not which of two keys is the one.
+func TestTwoKeysInOneItem(t *testing.T) {
+	key := keyObject(1, make([]byte, 32), 256)
+	conn := dial(t, script(t, answer(version(1, 1), 1, ok(OperationGet, qlkc(1), key, key)), false))
+	if results, err := conn.Do(t.Context(), Item{Operation: OperationGet}); !errors.Is(err, ErrAnswer) || results != nil {
+		t.Errorf("got %v, %v", results, err)
 	}
 }
 

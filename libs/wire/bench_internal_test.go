@@ -1,0 +1,84 @@
+package wire
+
+import (
+	"testing"
+	"time"
+
+	"github.com/gemalto/kmip-go/kmip14"
+	"github.com/gemalto/kmip-go/ttlv"
+
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
+	"github.com/kmip-for-vmware/kmip/libs/secret"
+)
+
+// vSphereRequest is a KMIP 1.1 request of one item as vCenter sends it.
+func vSphereRequest(op kmip14.Operation, fields ...ttlv.Value) []byte {
+	b, err := ttlv.Marshal(ttlv.NewStruct(kmip14.TagRequestMessage,
+		ttlv.NewStruct(kmip14.TagRequestHeader,
+			ttlv.NewStruct(kmip14.TagProtocolVersion,
+				ttlv.NewValue(kmip14.TagProtocolVersionMajor, 1), ttlv.NewValue(kmip14.TagProtocolVersionMinor, 1)),
+			ttlv.NewValue(kmip14.TagBatchCount, 1)),
+		ttlv.NewStruct(kmip14.TagBatchItem,
+			ttlv.NewValue(kmip14.TagOperation, op),
+			ttlv.NewValue(kmip14.TagUniqueBatchItemID, []byte("QLKC\x01\x00\x00\x00")),
+			ttlv.NewStruct(kmip14.TagRequestPayload, fields...))))
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+const benchID = "01932c07-5f2a-7c1e-8b3e-6a1d2f3c4b5a"
+
+func BenchmarkDecodeCreate(b *testing.B) {
+	attribute := func(name string, value any) ttlv.Value {
+		return ttlv.NewStruct(kmip14.TagAttribute, ttlv.NewValue(kmip14.TagAttributeName, name), ttlv.NewValue(kmip14.TagAttributeValue, value))
+	}
+	frame := vSphereRequest(kmip14.OperationCreate, ttlv.NewValue(kmip14.TagObjectType, ttlv.EnumValue(2)),
+		ttlv.NewStruct(kmip14.TagTemplateAttribute, attribute("Cryptographic Algorithm", ttlv.EnumValue(3)),
+			attribute("Cryptographic Usage Mask", 12), attribute("Cryptographic Length", 256)))
+	b.ReportAllocs()
+	for b.Loop() {
+		q, err := parse(frame)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if r, err := decodeCreate(q.items[0].payload, decoding{}); err != nil || len(r.template) != 3 {
+			b.Fatal(r, err)
+		}
+	}
+}
+
+func BenchmarkDecodeGet(b *testing.B) {
+	frame := vSphereRequest(kmip14.OperationGet, ttlv.NewValue(kmip14.TagUniqueIdentifier, benchID))
+	b.ReportAllocs()
+	for b.Loop() {
+		q, err := parse(frame)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if r, err := decodeGet(q.items[0].payload, decoding{}); err != nil || *r.id != benchID {
+			b.Fatal(r, err)
+		}
+	}
+}
+
+func BenchmarkEncodeGet(b *testing.B) {
+	it := batchItem{operation: kmip14.OperationGet, id: []byte("QLKC\x01\x00\x00\x00")}
+	object := kmip.Object{ID: benchID, Type: kmip.SymmetricKey, Algorithm: kmip.AES, Length: 256}
+	material := secret.Random(32)
+	now := time.Unix(1793534400, 0)
+	b.ReportAllocs()
+	for b.Loop() {
+		a := newAnswer(version{1, 1})
+		a.keep(material)
+		if err := a.succeed(&it, got{object: object, size: 32}); err != nil {
+			b.Fatal(err)
+		}
+		frame, err := a.finish(now, maxResponse)
+		if err != nil {
+			b.Fatal(err)
+		}
+		frame.Wipe()
+	}
+}
