@@ -3,18 +3,39 @@ module github.com/kmip-for-vmware/kmip/e2e
 go 1.26.0
 
 require (
-	github.com/kmip-for-vmware/kmip/api v0.0.0
+	github.com/IBM/keyprotect-go-client v0.16.0
+	github.com/google/uuid v1.6.0
 	github.com/kmip-for-vmware/kmip/libs v0.0.0
-	github.com/kmip-for-vmware/kmip/migrations v0.0.0
+	github.com/rogpeppe/go-internal v1.16.0
 )
 
 require (
-	github.com/IBM/keyprotect-go-client v0.16.0 // indirect
-	github.com/google/uuid v1.6.0 // indirect
+	github.com/IBM/go-sdk-core/v5 v5.25.3 // indirect
+	github.com/MicahParks/jwkset v0.11.4 // indirect
+	github.com/MicahParks/keyfunc/v3 v3.9.1 // indirect
+	github.com/ansel1/merry v1.8.1 // indirect
+	github.com/ansel1/merry/v2 v2.2.2 // indirect
+	github.com/gabriel-vasile/mimetype v1.4.16 // indirect
+	github.com/gemalto/kmip-go v0.1.0 // indirect
+	github.com/go-openapi/errors v0.22.9 // indirect
+	github.com/go-openapi/strfmt v0.27.4 // indirect
+	github.com/go-playground/locales v0.14.2 // indirect
+	github.com/go-playground/universal-translator v0.18.2 // indirect
+	github.com/go-playground/validator/v10 v10.30.5 // indirect
+	github.com/go-viper/mapstructure/v2 v2.5.0 // indirect
+	github.com/golang-jwt/jwt/v5 v5.3.1 // indirect
 	github.com/hashicorp/go-cleanhttp v0.5.2 // indirect
 	github.com/hashicorp/go-retryablehttp v0.7.8 // indirect
-	github.com/ovh/kmip-go v0.8.1 // indirect
-	github.com/rogpeppe/go-internal v1.16.0 // indirect
+	github.com/leodido/go-urn v1.5.0 // indirect
+	github.com/oklog/ulid/v2 v2.1.2 // indirect
+	go.yaml.in/yaml/v2 v2.4.4 // indirect
+	golang.org/x/crypto v0.58.0 // indirect
+	golang.org/x/net v0.62.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
+	golang.org/x/time v0.16.0 // indirect
+	golang.org/x/tools v0.51.0 // indirect
+	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
 replace (

@@ -133,6 +133,7 @@ func (f *failure) fault(about subject) error {
 			kind, public = fault.Denied, publicRootGone
 		case standardKey:
 			kind, public = fault.Gone, publicGone
+		case collection: // no key was asked for
 		}
 	case http.StatusConflict:
 		if about == rootKey && f.code == "KEY_ACTION_INVALID_STATE_ERR" {

@@ -17,6 +17,8 @@ import (
 // Check implements engine.KeyManager: a probe is wrapped, stored, listed,
 // loaded, unwrapped and deleted. A role's name proves nothing.
 func (c *Client) Check(ctx context.Context) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
 	id := kmip.ObjectID("check_" + uuid.NewString())
 	binding := engine.Binding{Tenant: "check", Object: id}
 	probe := secret.Random(32)
@@ -37,12 +39,12 @@ func (c *Client) Check(ctx context.Context) (err error) {
 	deleted := false
 	defer func() {
 		if !deleted {
-			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookUpTimeout)
+			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
 			defer cancel()
 			err = errors.Join(err, c.Delete(clean, ref))
 		}
 	}()
-	if _, _, err := c.lookUp(ctx, standardKeyName(string(id)), c.now()); err != nil {
+	if _, err := c.find(ctx, standardKeyName(id), c.now().Add(-createdSince)); err != nil {
 		return explain(err)
 	}
 	e, err := c.Load(ctx, id, ref)
@@ -64,6 +66,12 @@ func (c *Client) Check(ctx context.Context) (err error) {
 	return nil
 }
 
+// allowed says what each action of the API lets us do, in a sentence.
+var allowed = map[string]string{
+	"wrap": "wrap with the root key", "unwrap": "unwrap with the root key", "create": "create a standard key",
+	"read": "read a standard key", "list": "list keys", "delete": "delete a standard key",
+}
+
 // explain adds to a refusal what the customer can do about it.
 func explain(err error) error {
 	var f *failure
@@ -71,5 +79,5 @@ func explain(err error) error {
 		return err
 	}
 	return fault.Wrap(fault.Denied, fmt.Sprintf("The key manager does not permit us to %s. Give the owner of the API key the platform role Viewer "+
-		"and the service role Manager on the key manager instance, and check that root key and key ring belong to it.", f.action), err)
+		"and the service role Manager on the key manager instance, and check that root key and key ring belong to it.", allowed[f.action]), err)
 }

@@ -1,155 +1,286 @@
-// Package keyprotect is the key manager port over the REST API, version 2, of
-// IBM Key Protect and Hyper Protect Crypto Services.
+// Package keyprotect is the key manager port over the REST API v2 that IBM Key
+// Protect and Hyper Protect Crypto Services share.
 package keyprotect
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
-	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/kmip-for-vmware/kmip/libs/crn"
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 )
 
-// The limits of every call in one place.
+// The limits of calls to a key manager, in one place.
 const (
-	callTimeout     = 10 * time.Second // one HTTP exchange
-	tries           = 3                // of calls that are safe to repeat
-	firstPause      = 100 * time.Millisecond
-	longestPause    = 2 * time.Second // a longer Retry-After is an answer for the client
-	lookUpTimeout   = 10 * time.Second
-	maxAnswer       = 64 << 10 // bytes
-	maxListAnswer   = 16 << 20 // a page of 5,000 keys
-	connectionsHost = 64
+	callTime   = 20 * time.Second // one call with its repetitions, within the caller's deadline
+	tryTime    = 8 * time.Second  // one exchange
+	tries      = 3                // exchanges of a call that may be repeated
+	firstPause = 100 * time.Millisecond
+	maxPause   = 5 * time.Second // a longer Retry-After ends the call
+
+	lookUpTime  = 6 * time.Second // finding out what became of a create, after the caller's deadline
+	lookUpPause = 250 * time.Millisecond
+	// createdSince is how far back the look-up goes: the clocks may differ.
+	createdSince = 10 * time.Minute
+	pageSize     = 500
+	maxPages     = 20
+
+	checkTime = 60 * time.Second
+	cleanUp   = 10 * time.Second // removing a probe, after the caller's deadline
+
+	maxAnswer = 64 << 10 // of one key or action, in bytes
+	maxList   = 4 << 20  // of a page: a key has at most 2 KiB of name, description, tags and aliases
+
+	connections     = 256 // to one host, all tenants together
+	idleConnections = 64
 )
 
-// TokenSource gives access tokens of the identity that a tenant gave us;
-// *iam.TokenSource is one. Errors are of kind Denied when that identity is
-// refused, else Unavailable.
-type TokenSource interface {
+// Tokens gives access tokens; iam.TokenSource is one.
+type Tokens interface {
 	// Token returns a token that has not expired.
 	Token(ctx context.Context) (string, error)
-	// Renew returns one that was fetched after the last one was refused.
+	// Renew returns a token fetched after a service refused the one before.
 	Renew(ctx context.Context) (string, error)
 }
 
-// Config is one tenant's key manager.
+// Config is what a Client is made of.
 type Config struct {
-	BaseURL     string // without /api/v2
-	InstanceCRN string
-	KeyRing     string
-	RootKeyID   string
-	Tokens      TokenSource
-	HTTP        *http.Client // nil: a shared one, see Transport
+	BaseURL     string // address without a path, from Endpoints
+	InstanceCRN string // key manager instance; its GUID goes into each request
+	KeyRing     string // ring of new standard keys; empty: "default"
+	RootKeyID   string // UUID
+	Tokens      Tokens
+	HTTP        *http.Client     // nil: one like NewHTTPClient's, shared
+	Now         func() time.Time // nil: time.Now
 }
 
-// Client implements engine.KeyManager. Safe for concurrent use.
+// Client is an engine.KeyManager: one root key in one key manager instance. It
+// holds no key material between calls. Safe for concurrent use.
 type Client struct {
-	base     string
+	base     string // ends in /api/v2
 	instance string // GUID
 	location engine.Location
-	tokens   TokenSource
+	tokens   Tokens
 	http     *http.Client
 	now      func() time.Time
+	sleep    func(ctx context.Context, d time.Duration) error
 }
 
-// shared keeps connections to key managers alive between calls.
-var shared = &http.Client{Transport: Transport()}
+var _ engine.KeyManager = (*Client)(nil)
 
-// Transport returns a transport as this package needs it: HTTP/1.1, which
-// costs less than Go's HTTP/2 for calls of this size, and a bounded number of
-// kept connections for each key manager.
-func Transport() *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.Protocols = new(http.Protocols)
-	t.Protocols.SetHTTP1(true)
-	t.MaxConnsPerHost, t.MaxIdleConnsPerHost, t.MaxIdleConns = connectionsHost, connectionsHost, 0
-	return t
-}
-
-// New returns a Client without calling anything.
+// New returns a Client. Its errors are fault.Invalid: a setting is not one.
 func New(c Config) (*Client, error) {
 	name, err := crn.Parse(c.InstanceCRN)
-	if err != nil {
-		return nil, fault.Wrap(fault.Invalid, "The key manager's CRN can't be read.", err)
+	if err != nil || uuid.Validate(name.Instance) != nil {
+		return nil, errInstance
 	}
-	client := &Client{
-		base: c.BaseURL + "/api/v2", instance: name.Instance, tokens: c.Tokens, http: c.HTTP, now: time.Now,
+	if uuid.Validate(c.RootKeyID) != nil {
+		return nil, fault.New(fault.Invalid, "The root key's ID is not a UUID.")
+	}
+	if c.KeyRing == "" {
+		c.KeyRing = "default"
+	}
+	if !identifier.MatchString(c.KeyRing) {
+		return nil, fault.New(fault.Invalid, "The key ring's ID holds characters that key rings don't have.")
+	}
+	if c.HTTP == nil {
+		c.HTTP = sharedHTTP()
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	// A redirection is an unknown answer: it would carry token and key
+	// elsewhere, and make a POST twice.
+	client := *c.HTTP
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &Client{
+		base:     c.BaseURL + "/api/v2",
+		instance: name.Instance,
 		location: engine.Location{KeyManagerCRN: c.InstanceCRN, KeyRing: c.KeyRing, RootKeyID: c.RootKeyID},
-	}
-	if client.http == nil {
-		client.http = shared
-	}
-	return client, nil
+		tokens:   c.Tokens,
+		http:     &client,
+		now:      c.Now,
+		sleep:    sleep,
+	}, nil
 }
 
 // Location implements engine.KeyManager.
 func (c *Client) Location() engine.Location { return c.location }
 
-// key is a key as the API shows it (Key Protect API v2, keys).
-type key struct {
-	ID           string    `json:"id"`
-	Name         string    `json:"name"`
-	State        int       `json:"state"`
-	Deleted      bool      `json:"deleted"`
-	CreationDate time.Time `json:"creationDate"`
-	Payload      []byte    `json:"payload"` // base64 in JSON
+// NewHTTPClient returns a client that keeps connections to key managers open
+// and bounds their number; nil means the system's roots. It speaks HTTP/1.1
+// without compression: less of a key lingers in buffers that we can't zero.
+func NewHTTPClient(roots *x509.CertPool) *http.Client {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	dialer := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second}
+	return &http.Client{Transport: &http.Transport{
+		DialContext:            dialer.DialContext,
+		TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout:    5 * time.Second,
+		Protocols:              protocols,
+		MaxConnsPerHost:        connections,
+		MaxIdleConnsPerHost:    idleConnections,
+		IdleConnTimeout:        90 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression:     true,
+	}}
 }
 
-// destroyed is the state of a deleted key, which stays readable for 90 days.
-const destroyed = 5
+var sharedHTTP = sync.OnceValue(func() *http.Client { return NewHTTPClient(nil) })
 
-func (k key) gone() bool { return k.Deleted || k.State == destroyed }
-
-// keyList is the envelope of answers about keys.
-type keyList struct {
-	Resources []key `json:"resources"`
+// request is one call of the API.
+type request struct {
+	action string // its name in errors: "wrap"
+	method string
+	path   string // escaped
+	query  url.Values
+	body   *body // nil: none
+	about  subject
+	once   bool // making it twice makes two keys
+	limit  int  // of the answer, in bytes
 }
 
-// keyPath returns the path of a key, or of an action on it.
-func keyPath(id, action string) string {
-	path := "/keys/" + url.PathEscape(id)
-	if action != "" {
-		path += "/actions/" + action
+// call makes a request and returns the body of its success, which the caller
+// clears. A refused token is exchanged once; a key that is not in its ring is
+// asked for without one, as it may have been moved; what may pass is repeated
+// if that is safe. Errors are a *fault.Error around a *failure, or the tokens'.
+func (c *Client) call(ctx context.Context, r request) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
+	token, err := c.tokens.Token(ctx)
+	if err != nil {
+		return nil, noToken(err)
 	}
-	return path
-}
-
-// lookUp finds a standard key by its name, whatever its state; of several the
-// oldest counts. Names are not unique and can't be asked for exactly, so the
-// list is narrowed by the time that an identifier of version 7 holds.
-func (c *Client) lookUp(ctx context.Context, name string, made time.Time) (key, bool, error) {
-	const page = 5000
-	around := fmt.Sprintf(`creationDate=gte:"%s" creationDate=lte:"%s"`,
-		made.Add(-time.Hour).UTC().Format(time.RFC3339), made.Add(time.Hour).UTC().Format(time.RFC3339))
-	var oldest key
-	found := false
-	for offset := 0; ; offset += page {
-		query := url.Values{
-			"state": {"0,1,2,3,5"}, "filter": {around}, "sort": {"creationDate"},
-			"limit": {fmt.Sprint(page)}, "offset": {fmt.Sprint(offset)},
-		}
-		var list keyList
-		err := c.call(ctx, request{
-			action: "list keys", about: collection, method: http.MethodGet, path: "/keys?" + query.Encode(), safe: true, limit: maxListAnswer,
-		}, &list)
-		if err != nil {
-			return key{}, false, err
-		}
-		for _, k := range list.Resources {
-			if k.Name == name && (!found || k.CreationDate.Before(oldest.CreationDate)) {
-				oldest, found = k, true
+	ring, renewed := c.location.KeyRing, false
+	for try := 1; ; {
+		content, f := c.exchange(ctx, r, token, ring)
+		switch {
+		case f == nil:
+			return content, nil
+		case f.status == http.StatusUnauthorized && !renewed:
+			renewed = true
+			if token, err = c.tokens.Renew(ctx); err != nil {
+				return nil, noToken(err)
 			}
-		}
-		if len(list.Resources) < page {
-			return oldest, found, nil
+		case f.status == http.StatusNotFound && r.about != collection && ring != "":
+			ring = ""
+		case f.passing() && !r.once && try < tries && c.pause(ctx, try, f.retryAfter):
+			try++
+		default:
+			return nil, f.fault(r.about)
 		}
 	}
 }
 
-// standardKeyName returns the name of an object's standard key.
-func standardKeyName(id string) string { return engine.StandardKeyPrefix + strings.ToLower(id) }
+// noToken keeps the kinds that tokens have and calls all else unavailable.
+func noToken(err error) error {
+	if kind := fault.KindOf(err); kind == fault.Denied || kind == fault.Unavailable {
+		return err
+	}
+	return fault.Wrap(fault.Unavailable, publicUnavailable, err)
+}
+
+// pause waits before another try, with full jitter, and reports whether there
+// is time for one.
+func (c *Client) pause(ctx context.Context, try int, asked time.Duration) bool {
+	if asked > maxPause {
+		return false
+	}
+	d := asked + rand.N(firstPause<<try) //nolint:gosec // jitter, not a secret
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
+		return false
+	}
+	return c.sleep(ctx, d) == nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// exchange sends r once. Headers: Key Protect API v2, "Headers"; without a
+// ring the key manager looks in all.
+func (c *Client) exchange(ctx context.Context, r request, token, ring string) ([]byte, *failure) {
+	correlation := uuid.NewString()
+	var sent atomic.Bool // set by another goroutine
+	lost := func(err error) *failure {
+		return &failure{action: r.action, correlation: correlation, sent: sent.Load(), err: broken(err)}
+	}
+	ctx, cancel := context.WithTimeout(ctx, tryTime)
+	defer cancel()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteHeaders: func() { sent.Store(true) },
+	})
+	req, err := http.NewRequestWithContext(ctx, r.method, c.base+r.path, nil)
+	if err != nil {
+		return nil, lost(err)
+	}
+	req.URL.RawQuery = r.query.Encode()
+	req.Header = http.Header{
+		"Accept":           {"application/json"},
+		"Authorization":    {"Bearer " + token},
+		"Bluemix-Instance": {c.instance},
+		"Correlation-Id":   {correlation},
+	}
+	if ring != "" {
+		req.Header.Set("X-Kms-Key-Ring", ring)
+	}
+	if r.method == http.MethodDelete {
+		req.Header.Set("Prefer", "return=minimal")
+	}
+	if r.body != nil {
+		req.Header.Set("Content-Type", "application/json")
+		req.ContentLength = int64(len(r.body.bytes))
+		req.Body = r.body.reader()
+		// For a connection that was closed before anything was written.
+		req.GetBody = func() (body io.ReadCloser, err error) { return r.body.reader(), nil }
+	}
+	answer, err := c.http.Do(req)
+	if err != nil {
+		return nil, lost(err)
+	}
+	defer answer.Body.Close()
+	content, err := readAll(answer.Body, r.limit)
+	if err != nil {
+		return nil, lost(err)
+	}
+	switch answer.StatusCode {
+	case http.StatusOK, http.StatusCreated, http.StatusNoContent:
+		return content, nil
+	}
+	defer clear(content)
+	return nil, refusal(r.action, answer, content)
+}
+
+// unreadable is the failure of an answer that is not as documented. The
+// decoder's own words are left out: they may quote the answer.
+func unreadable(action string) *failure {
+	return &failure{action: action, correlation: "unknown", sent: true, err: errors.New("the answer is not as documented")}
+}
+
+// keyPath is the path of a key, or of an action on it.
+func keyPath[ID ~string](id ID, action string) string {
+	return fmt.Sprintf("/keys/%s%s", url.PathEscape(string(id)), action)
+}

@@ -27,6 +27,7 @@ import (
 const (
 	instanceCRN = "crn:v1:bluemix:public:kms:us-south:a/0123456789abcdef0123456789abcdef:6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a01::"
 	rootKey     = "2b0d1a3c-1111-4222-8333-444455556666"
+	reference   = "7c3e5a90-1111-4222-8333-444455556666" // id of a standard key
 )
 
 // canary is the KEK of the tests: no error may show it in any form.
@@ -78,7 +79,7 @@ func (s *tokens) Renew(context.Context) (string, error) {
 	return s.renewed, s.renewError
 }
 
-func newClient(t *testing.T, s *stand, source keyprotect.TokenSource) *keyprotect.Client {
+func newClient(t *testing.T, s *stand, source keyprotect.Tokens) *keyprotect.Client {
 	t.Helper()
 	c, err := keyprotect.New(keyprotect.Config{
 		BaseURL: s.URL, InstanceCRN: instanceCRN, KeyRing: "vmware", RootKeyID: rootKey, Tokens: source, HTTP: s.Client(),
@@ -86,7 +87,7 @@ func newClient(t *testing.T, s *stand, source keyprotect.TokenSource) *keyprotec
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c
+	return c.WithoutPauses()
 }
 
 // refusal writes an error as Key Protect does.
@@ -116,10 +117,10 @@ var operations = map[string]func(ctx context.Context, c *keyprotect.Client) erro
 		return err
 	},
 	"load": func(ctx context.Context, c *keyprotect.Client) error {
-		_, err := c.Load(ctx, "object", "ref")
+		_, err := c.Load(ctx, "object", reference)
 		return err
 	},
-	"delete": func(ctx context.Context, c *keyprotect.Client) error { return c.Delete(ctx, "ref") },
+	"delete": func(ctx context.Context, c *keyprotect.Client) error { return c.Delete(ctx, reference) },
 }
 
 func newID() kmip.ObjectID { return kmip.ObjectID(uuid.Must(uuid.NewV7()).String()) }
@@ -279,7 +280,7 @@ func TestSafeCallsAreRepeated(t *testing.T) {
 				refusal(w, http.StatusTooManyRequests, "")
 				return
 			}
-			fmt.Fprint(w, `{"ciphertext":"c"}`)
+			fmt.Fprint(w, `{"ciphertext":"c","keyVersion":{"id":"v"}}`)
 		})
 		err := operations[c.operation](t.Context(), newClient(t, s, &tokens{}))
 		got := noError
@@ -322,7 +323,7 @@ func TestStoreNeverCreatesTwice(t *testing.T) {
 				}
 				if c.effect {
 					stored = append(stored, map[string]any{
-						"id": "made", "name": body.Resources[0]["name"], "state": 1, "creationDate": time.Now().UTC().Format(time.RFC3339),
+						"id": reference, "name": body.Resources[0]["name"], "state": 1, "creationDate": time.Now().UTC().Format(time.RFC3339),
 					})
 				}
 				c.fail(w)
@@ -336,7 +337,7 @@ func TestStoreNeverCreatesTwice(t *testing.T) {
 		})
 		ref, err := newClient(t, s, &tokens{}).Store(t.Context(), newID(), engine.Envelope{Format: 1})
 		switch {
-		case c.effect && (err != nil || ref != "made"):
+		case c.effect && (err != nil || ref != reference):
 			t.Errorf("%s: %q, %v", name, ref, err)
 		case !c.effect && fault.KindOf(err) != fault.Unavailable:
 			t.Errorf("%s: %q, %v, want Unavailable", name, ref, err)
@@ -353,7 +354,7 @@ func TestRequestsAsKeyProtectWantsThem(t *testing.T) {
 	s := newStand(t, func(w http.ResponseWriter, r *http.Request) {
 		header = r.Header
 		body, _ = io.ReadAll(r.Body)
-		fmt.Fprintf(w, `{"ciphertext":"c","plaintext":%q,"keyVersion":{"id":"v7"},"resources":[{"id":"id"}]}`, base64.StdEncoding.EncodeToString(canary))
+		fmt.Fprintf(w, `{"ciphertext":"c","plaintext":%q,"keyVersion":{"id":"v7"},"resources":[{"id":"`+reference+`"}]}`, base64.StdEncoding.EncodeToString(canary))
 	})
 	c := newClient(t, s, &tokens{token: "t"})
 	w, err := c.Wrap(t.Context(), secret.Of(append([]byte(nil), canary...)), binding)
@@ -388,18 +389,18 @@ func TestMovedToAnotherRing(t *testing.T) {
 			refusal(w, http.StatusNotFound, "KEY_NOT_FOUND_ERR")
 			return
 		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"resources": []any{map[string]any{"id": "ref", "state": 1, "payload": envelope}}})
+		_ = json.NewEncoder(w).Encode(map[string]any{"resources": []any{map[string]any{"id": reference, "state": 1, "payload": envelope}}})
 	})
-	if _, err := newClient(t, s, &tokens{}).Load(t.Context(), id, "ref"); err != nil {
+	if _, err := newClient(t, s, &tokens{}).Load(t.Context(), id, reference); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestDeletedStandardKeyIsGone(t *testing.T) {
 	s := newStand(t, func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(w, `{"resources":[{"id":"ref","state":5,"deleted":true}]}`)
+		fmt.Fprint(w, `{"resources":[{"id":"`+reference+`","state":5,"deleted":true}]}`)
 	})
-	if _, err := newClient(t, s, &tokens{}).Load(t.Context(), "id", "ref"); !errors.Is(err, engine.ErrGone) {
+	if _, err := newClient(t, s, &tokens{}).Load(t.Context(), "id", reference); !errors.Is(err, engine.ErrGone) {
 		t.Errorf("%v, want ErrGone", err)
 	}
 }
@@ -418,11 +419,11 @@ func TestHugeAnswerIsCutOff(t *testing.T) {
 func TestCheckNamesActionAndRemedy(t *testing.T) {
 	for refused, sentence := range map[string]string{
 		"POST /api/v2/keys/" + rootKey + "/actions/wrap": "wrap with the root key",
-		"POST /api/v2/keys":    "create a standard key",
-		"GET /api/v2/keys":     "list keys",
-		"GET /api/v2/keys/ref": "read a standard key",
+		"POST /api/v2/keys":                                "create a standard key",
+		"GET /api/v2/keys":                                 "list keys",
+		"GET /api/v2/keys/" + reference:                    "read a standard key",
 		"POST /api/v2/keys/" + rootKey + "/actions/unwrap": "unwrap with the root key",
-		"DELETE /api/v2/keys/ref":                          "delete a standard key",
+		"DELETE /api/v2/keys/" + reference:                 "delete a standard key",
 	} {
 		var payload, plaintext any
 		s := newStand(t, func(w http.ResponseWriter, r *http.Request) {
@@ -433,14 +434,14 @@ func TestCheckNamesActionAndRemedy(t *testing.T) {
 				var body struct{ Resources []map[string]any }
 				_ = json.NewDecoder(r.Body).Decode(&body)
 				payload = body.Resources[0]["payload"]
-				fmt.Fprint(w, `{"resources":[{"id":"ref"}]}`)
-			case "GET /api/v2/keys/ref":
-				_ = json.NewEncoder(w).Encode(map[string]any{"resources": []any{map[string]any{"id": "ref", "payload": payload}}})
+				fmt.Fprint(w, `{"resources":[{"id":"`+reference+`"}]}`)
+			case "GET /api/v2/keys/" + reference:
+				_ = json.NewEncoder(w).Encode(map[string]any{"resources": []any{map[string]any{"id": reference, "state": 1, "payload": payload}}})
 			case "POST /api/v2/keys/" + rootKey + "/actions/wrap":
 				var body map[string]any
 				_ = json.NewDecoder(r.Body).Decode(&body)
 				plaintext = body["plaintext"]
-				fmt.Fprint(w, `{"ciphertext":"c"}`)
+				fmt.Fprint(w, `{"ciphertext":"c","keyVersion":{"id":"v"}}`)
 			default:
 				_ = json.NewEncoder(w).Encode(map[string]any{"plaintext": plaintext})
 			}
@@ -449,7 +450,7 @@ func TestCheckNamesActionAndRemedy(t *testing.T) {
 		if public := fault.Public(err); fault.KindOf(err) != fault.Denied || !strings.Contains(public, sentence) || !strings.Contains(public, "Manager") {
 			t.Errorf("%s refused: %v says %q", refused, err, public)
 		}
-		if stored := s.count("POST /api/v2/keys") - s.count("POST /api/v2/keys/"); stored > 0 && refused != "POST /api/v2/keys" && s.count("DELETE /api/v2/keys/ref") == 0 {
+		if stored := s.count("POST /api/v2/keys") - s.count("POST /api/v2/keys/"); stored > 0 && refused != "POST /api/v2/keys" && s.count("DELETE /api/v2/keys/"+reference) == 0 {
 			t.Errorf("%s refused: the probe stays behind", refused)
 		}
 	}

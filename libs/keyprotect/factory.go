@@ -21,8 +21,8 @@ const maxClients = 10_000
 type Factory struct {
 	Endpoints Endpoints
 	Keyring   *secret.Keyring
-	// Tokens returns the token source of an API key, which it may keep a copy of.
-	Tokens func(apiKey *secret.Bytes) TokenSource
+	// Tokens returns the tokens of an API key's owner, which it may keep a copy of.
+	Tokens func(apiKey *secret.Bytes) Tokens
 	HTTP   *http.Client // nil: a shared one
 
 	mu      sync.Mutex

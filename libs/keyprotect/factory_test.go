@@ -22,7 +22,7 @@ func TestFactoryKeepsTenantsApart(t *testing.T) {
 	var bearer string
 	s := newStand(t, func(w http.ResponseWriter, r *http.Request) {
 		bearer = r.Header.Get("Authorization")
-		fmt.Fprint(w, `{"ciphertext":"c"}`)
+		fmt.Fprint(w, `{"ciphertext":"c","keyVersion":{"id":"v"}}`)
 	})
 	keyring, err := secret.ParseKeyring(base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)))
 	if err != nil {
@@ -35,7 +35,7 @@ func TestFactoryKeepsTenantsApart(t *testing.T) {
 	}
 	f := &keyprotect.Factory{
 		Endpoints: endpoints, Keyring: keyring, HTTP: s.Client(),
-		Tokens: func(apiKey *secret.Bytes) keyprotect.TokenSource {
+		Tokens: func(apiKey *secret.Bytes) keyprotect.Tokens {
 			made++
 			return &tokens{token: "token-of-" + string(apiKey.Reveal())}
 		},

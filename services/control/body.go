@@ -22,7 +22,7 @@ import (
 func readBody(w http.ResponseWriter, r *http.Request, limit int64, into any) error {
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || media != "application/json" {
-		return &atHTTP{
+		return &httpError{
 			answer:  answer{http.StatusUnsupportedMediaType, api.ErrorCodeUnsupportedMediaType},
 			target:  &api.ErrorTarget{Type: api.ErrorTargetTypeHeader, Name: "Content-Type"},
 			message: "Send the body as JSON, with the header `Content-Type: application/json`.",

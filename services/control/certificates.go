@@ -127,7 +127,7 @@ func clientCertificate(text string, now time.Time) (*x509.Certificate, error) {
 	}
 	certificate, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return nil, &located{
+		return nil, &locatedError{
 			target: api.ErrorTarget{Type: api.ErrorTargetTypeField, Name: "certificate"},
 			err:    fault.Wrap(fault.Invalid, "Field `certificate` is not an X.509 certificate. Copy it again, whole.", err),
 		}

@@ -105,7 +105,7 @@ func (c Config) check() (parts, error) {
 		open: func(ring *secret.Keyring, t *tenant.Tenant) (engine.KeyManager, error) {
 			factory := &keyprotect.Factory{
 				Endpoints: addresses, Keyring: ring,
-				Tokens: func(apiKey *secret.Bytes) keyprotect.TokenSource { return tokens.ForAPIKey(apiKey) },
+				Tokens: func(apiKey *secret.Bytes) keyprotect.Tokens { return tokens.ForAPIKey(apiKey) },
 			}
 			return factory.For(t)
 		},

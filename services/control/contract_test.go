@@ -136,7 +136,7 @@ func TestRequestsOutsideTheContract(t *testing.T) {
 		"cut off":             {"POST", "/v1/instances", `{"name":"b`, nil, 400, api.ErrorCodeBadRequest, "", "JSON"},
 		"two objects":         {"POST", "/v1/instances", `{}{}`, nil, 400, api.ErrorCodeBadRequest, "", "goes on"},
 		"not UTF-8":           {"POST", "/v1/instances", "{\"name\":\"\xff\"}", nil, 400, api.ErrorCodeBadRequest, "", "UTF-8"},
-		"unknown field":       {"POST", "/v1/instances", `{"nmae":"b"}`, nil, 400, api.ErrorCodeInvalidValue, "nmae", "unknown"},
+		"unknown field":       {"POST", "/v1/instances", `{"colour":"b"}`, nil, 400, api.ErrorCodeInvalidValue, "colour", "unknown"},
 		"other case":          {"POST", "/v1/instances", `{"Name":"b"}`, nil, 400, api.ErrorCodeInvalidValue, "Name", "unknown"},
 		"repeated":            {"POST", "/v1/instances", `{"name":"b","name":"b"}`, nil, 400, api.ErrorCodeInvalidValue, "name", "more than once"},
 		"null":                {"POST", "/v1/instances", `{"name":null}`, nil, 400, api.ErrorCodeInvalidValue, "name", "is null"},

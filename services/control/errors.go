@@ -41,28 +41,28 @@ var answers = [...]answer{
 	fault.Corrupt:            {http.StatusInternalServerError, api.ErrorCodeInternalError},
 }
 
-// located is a failure that lies in one named part of the request.
-type located struct {
+// locatedError is a failure that lies in one named part of the request.
+type locatedError struct {
 	target api.ErrorTarget
 	err    error
 }
 
-func (l *located) Error() string { return l.err.Error() }
-func (l *located) Unwrap() error { return l.err }
+func (l *locatedError) Error() string { return l.err.Error() }
+func (l *locatedError) Unwrap() error { return l.err }
 
 // inField says that a field of the body is wrong.
 func inField(name string, kind fault.Kind, format string, args ...any) error {
-	return &located{api.ErrorTarget{Type: api.ErrorTargetTypeField, Name: name}, fault.Newf(kind, format, args...)}
+	return &locatedError{api.ErrorTarget{Type: api.ErrorTargetTypeField, Name: name}, fault.Newf(kind, format, args...)}
 }
 
-// atHTTP is a failure that only HTTP knows, so that it has no kind.
-type atHTTP struct {
+// httpError is a failure that only HTTP knows, so that it has no kind.
+type httpError struct {
 	answer
 	target  *api.ErrorTarget
 	message string
 }
 
-func (e *atHTTP) Error() string { return e.message }
+func (e *httpError) Error() string { return e.message }
 
 // fail answers with the error container that err stands for: one entry per
 // error if several were joined, with the status of the first. What the caller
@@ -94,7 +94,7 @@ func fail(w http.ResponseWriter, r *http.Request, err error) {
 
 // describe returns the status and the entry for one error.
 func describe(err error) (int, api.Error) {
-	var only *atHTTP
+	var only *httpError
 	if errors.As(err, &only) {
 		return only.status, api.Error{Code: only.code, Message: only.message, Target: only.target}
 	}
@@ -106,7 +106,7 @@ func describe(err error) (int, api.Error) {
 		kind = fault.Internal
 	}
 	entry := api.Error{Code: answers[kind].code, Message: message}
-	var where *located
+	var where *locatedError
 	if errors.As(err, &where) {
 		entry.Target = &where.target
 	}

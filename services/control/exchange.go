@@ -75,7 +75,7 @@ func observe(log *slog.Logger, seconds *prometheus.HistogramVec) func(http.Handl
 				record(log, seconds, r, ww, time.Since(began))
 			}()
 			if len(r.RequestURI) > maxURI {
-				fail(ww, r, &atHTTP{
+				fail(ww, r, &httpError{
 					answer:  answer{http.StatusRequestURITooLong, api.ErrorCodeURITooLong},
 					message: fmt.Sprintf("The request target is longer than %d bytes.", maxURI),
 				})

@@ -98,8 +98,8 @@ func keyManagerModel(m tenant.KeyManager) api.KeyManager {
 // instance. The result has no API key yet.
 func keyManagerSettings(body api.KeyManagerPrototype, instance pg.Instance) (tenant.KeyManager, error) {
 	var wrong []error
-	refuse := func(field string, kind fault.Kind, format string, args ...any) {
-		wrong = append(wrong, inField(field, kind, format, args...))
+	refuse := func(field string, kind fault.Kind, sentence string) {
+		wrong = append(wrong, inField(field, kind, "%s", sentence))
 	}
 	switch {
 	case body.Type == "":

@@ -72,7 +72,7 @@ func newAPI(h *handlers, outer func(http.Handler) http.Handler, verify Verify) h
 	root := chi.NewRouter()
 	root.Use(obs.WithRequestID, outer)
 	root.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		fail(w, r, &atHTTP{
+		fail(w, r, &httpError{
 			answer:  answer{http.StatusNotFound, api.ErrorCodeNotFound},
 			message: "There is nothing at this path. GET /openapi.yaml lists the paths.",
 		})
@@ -85,7 +85,7 @@ func newAPI(h *handlers, outer func(http.Handler) http.Handler, verify Verify) h
 			}
 		}
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
-		fail(w, r, &atHTTP{
+		fail(w, r, &httpError{
 			answer:  answer{http.StatusMethodNotAllowed, api.ErrorCodeMethodNotAllowed},
 			message: "This path allows " + strings.Join(allowed, ", ") + ".",
 		})
@@ -133,7 +133,7 @@ func admit(w http.ResponseWriter, r *http.Request, rt route, verify Verify) erro
 	if r.Method != http.MethodGet {
 		for _, name := range []string{"If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"} {
 			if r.Header.Get(name) != "" {
-				return &atHTTP{
+				return &httpError{
 					answer:  answer{http.StatusBadRequest, api.ErrorCodeBadRequest},
 					target:  &api.ErrorTarget{Type: api.ErrorTargetTypeHeader, Name: name},
 					message: fmt.Sprintf("Conditional requests are not supported. Leave out the header `%s`.", name),
@@ -154,7 +154,7 @@ func unknownParameter(r *http.Request) error {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	refusal := &atHTTP{
+	refusal := &httpError{
 		answer:  answer{http.StatusBadRequest, api.ErrorCodeBadRequest},
 		message: "This path takes no query parameters. Leave the query out.",
 	}

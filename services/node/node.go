@@ -102,7 +102,7 @@ func keyManagers(c Config) (engine.KeyManagers, error) {
 	}
 	factory := &keyprotect.Factory{
 		Endpoints: endpoints, Keyring: keyring,
-		Tokens: func(apiKey *secret.Bytes) keyprotect.TokenSource { return tokens.ForAPIKey(apiKey) },
+		Tokens: func(apiKey *secret.Bytes) keyprotect.Tokens { return tokens.ForAPIKey(apiKey) },
 	}
 	return func(t *tenant.Tenant) (engine.KeyManager, error) { return factory.For(t) }, nil
 }
