@@ -144,14 +144,14 @@ func TestTokenErrors(t *testing.T) {
 			answerError(w, 400, "BXNIM0415E", canary)
 		}, fault.Denied, "BXNIM0415E (request cmVxdWVzdA-17)"},
 		"a stranger's 400": {func(w http.ResponseWriter, _ *http.Request) {
-			http.Error(w, "bad request "+canary, 400)
+			http.Error(w, "bad request "+canary, http.StatusBadRequest)
 		}, fault.Unavailable, "400"},
 		"401": {func(w http.ResponseWriter, _ *http.Request) {
 			answerError(w, 401, "BXNIM0439E", canary)
 		}, fault.Unavailable, "BXNIM0439E"},
 		"429": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Transaction-Id", "tx-4")
-			w.WriteHeader(429)
+			w.WriteHeader(http.StatusTooManyRequests)
 		}, fault.Unavailable, "(request tx-4)"},
 		"500": {func(w http.ResponseWriter, _ *http.Request) {
 			answerError(w, 500, "BXNIM0111E", canary)

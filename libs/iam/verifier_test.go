@@ -1,7 +1,6 @@
 package iam_test
 
 import (
-	"context"
 	"crypto/x509"
 	"maps"
 	"strings"
@@ -94,6 +93,7 @@ func TestVerifyRefusesForgedSignatures(t *testing.T) {
 	claims := userClaims(c, clock.now(), nil)
 	public := x509.MarshalPKCS1PublicKey(&key.PublicKey)
 	good := sign(t, jwt.SigningMethodRS256, "k", key, claims)
+	parts := strings.Split(good, ".")
 	for name, token := range map[string]string{
 		"another key":            sign(t, jwt.SigningMethodRS256, "k", other, claims),
 		"none":                   sign(t, jwt.SigningMethodNone, "k", jwt.UnsafeAllowNoneSignatureType, claims),
@@ -101,7 +101,7 @@ func TestVerifyRefusesForgedSignatures(t *testing.T) {
 		"RS512 with the key":     sign(t, jwt.SigningMethodRS512, "k", key, claims),
 		"PS256 with the key":     sign(t, jwt.SigningMethodPS256, "k", key, claims),
 		"cut off":                good[:len(good)-8],
-		"claims of another":      good[:strings.Index(good, ".")] + ".e30" + good[strings.LastIndex(good, "."):],
+		"claims of another":      parts[0] + ".e30." + parts[2],
 		"expired and mis-signed": sign(t, jwt.SigningMethodRS256, "k", other, userClaims(c, clock.now().Add(-2*time.Hour), nil)),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -191,7 +191,7 @@ func TestIssuerCanDifferFromTheAddress(t *testing.T) {
 	c, clock := newCloud(t), newClock()
 	key := c.rollOver(t, "k")
 	const issuer = "https://iam.cloud.ibm.com/identity"
-	v, err := iam.NewVerifier(context.WithoutCancel(t.Context()), iam.Config{URL: c.URL, Issuer: issuer, Now: clock.now})
+	v, err := iam.NewVerifier(t.Context(), iam.Config{URL: c.URL, Issuer: issuer, Now: clock.now})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ func TestOneStackInAFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Stat(string(f)); err != nil || info.Mode().Perm() != 0o700 {
+	if info, err := os.Stat(string(f)); err != nil || info.Mode().Perm() != 0o711 {
 		t.Errorf("the folder's mode: %v, %v", info.Mode(), err)
 	}
 	holder, out := player(t, "lock "+string(f))

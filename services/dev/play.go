@@ -177,9 +177,13 @@ func (s *stage) print(title string) {
 
 // table has a line for each request; the handshake stands beside the first.
 func (s *stage) table() string {
-	const line = "  %-10s  %-4s  %9s  %-32s  %9s\n"
 	var b strings.Builder
-	fmt.Fprintf(&b, line, "connection", "node", "TLS", "request", "time")
+	line := func(cells ...any) {
+		text := fmt.Sprintf("  %-10s  %-4s  %9s  %-32s  %9s", cells...)
+		b.WriteString(strings.TrimRight(text, " ") + "\n")
+	}
+	line("connection", "node", "TLS", "request", "time")
+	slices.SortStableFunc(s.steps, func(x, y client.Step) int { return strings.Compare(x.Connection, y.Connection) })
 	shown := map[string]bool{}
 	for _, opened := range s.steps {
 		at := opened.Connection + "@" + opened.Server
@@ -200,12 +204,12 @@ func (s *stage) table() string {
 			if step.Err != nil {
 				took = "failed"
 			}
-			fmt.Fprintf(&b, line, label, node, handshake, step.Name, took)
+			line(label, node, handshake, step.Name, took)
 			label, node, handshake = "", "", ""
 			requests++
 		}
 		if requests == 0 {
-			fmt.Fprintf(&b, line, label, node, handshake, "closed without one", "")
+			line(label, node, handshake, "closed without one", "")
 		}
 	}
 	return b.String()

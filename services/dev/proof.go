@@ -26,6 +26,9 @@ type proof struct {
 	failed []error
 }
 
+// owners says whose the two keys are, in the order of the proof.
+var owners = [...]string{"virtual machine's", "host's"}
+
 // check notes one thing that holds or does not.
 func (p *proof) check(what string, err error) {
 	if err != nil {
@@ -48,44 +51,43 @@ func (p *proof) run(ctx context.Context, got *played) error {
 	}
 	found := map[string]cloudKey{}
 	all := []client.Fetched{got.vm, got.host}
-	for _, key := range all {
+	for n, key := range all {
 		name := engine.StandardKeyPrefix + string(key.ID)
 		standard, ok := named[name]
 		if !ok {
 			return fmt.Errorf("the key manager does not list a standard key %s", name)
 		}
 		found[string(key.ID)] = standard
-		p.where(key, standard)
+		p.where(owners[n], key, standard)
 	}
 
 	fmt.Fprint(p.out, "\nCompared\n")
 	p.check("both nodes gave the same bytes", sameBytes(got))
 	p.check("the host's key was made on node 1 and read on node 2 in the next connection", p.acrossNodes(got))
 	for n, key := range all {
-		whose := [...]string{"virtual machine's", "host's"}[n]
-		p.opens(ctx, whose, key, all[1-n], found[string(key.ID)])
+		p.opens(ctx, owners[n], key, all[1-n], found[string(key.ID)])
 	}
 	dump, err := p.dump(ctx, p.tenant.account, p.tenant.instance)
 	if err != nil {
 		return fmt.Errorf("the database's content: %w", err)
 	}
 	for n, key := range all {
-		whose := [...]string{"virtual machine's", "host's"}[n]
-		p.nowhere(whose, key, dump, list)
+		p.nowhere(owners[n], key, dump, list)
 	}
 	return errors.Join(p.failed...)
 }
 
 // where prints the place of a wrapped KEK.
-func (p *proof) where(key client.Fetched, standard cloudKey) {
+func (p *proof) where(whose string, key client.Fetched, standard cloudKey) {
 	digest := sha256.Sum256(key.Key.Reveal())
 	fmt.Fprintf(p.out, "\nThe wrapped KEK %s\n", key.ID)
 	for _, line := range [][2]string{
+		{"made for the", strings.TrimSuffix(whose, "'s")},
 		{"is the standard key", standard.Name},
 		{"with the id", standard.ID},
 		{"in Key Protect instance", p.tenant.keyManager.GUID},
 		{"wrapped by root key", p.tenant.rootKey},
-		{"SHA-256 of the key", fmt.Sprintf("%x…", digest[:4])},
+		{"SHA-256 when unwrapped", fmt.Sprintf("%x…", digest[:4])},
 	} {
 		fmt.Fprintf(p.out, "  %-24s %s\n", line[0], line[1])
 	}

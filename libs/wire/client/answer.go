@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 
 	"github.com/gemalto/kmip-go/kmip14"
@@ -117,7 +118,8 @@ func (r request) decode(frame []byte) (results []Result, err error) {
 		if err != nil {
 			return results, err
 		}
-		if failure, ok := result.Err.(*ResultError); ok && failure.Operation == 0 && count == 1 {
+		var failure *ResultError
+		if errors.As(result.Err, &failure) && failure.Operation == 0 && count == 1 {
 			return results, r.refused(version, failure)
 		}
 		if err := r.matches(len(results)-1, result, id); err != nil {

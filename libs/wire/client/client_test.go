@@ -66,11 +66,15 @@ func TestRequestsAreEncodedByTheBook(t *testing.T) {
 			_, err := c.DiscoverVersions(ctx, Version{1, 4}, Version{1, 0})
 			return err
 		}, oneItem(0x1e, version(1, 4), version(1, 0))},
-		{"query", func(c *Conn) error { _, err := c.Query(ctx, QueryServerInformation); return err },
-			oneItem(0x18, en(kmip14.TagQueryFunction, 3))},
+		{
+			"query", func(c *Conn) error { _, err := c.Query(ctx, QueryServerInformation); return err },
+			oneItem(0x18, en(kmip14.TagQueryFunction, 3)),
+		},
 		{"get", func(c *Conn) error { _, err := c.Get(ctx, "7"); return err }, oneItem(0xa, uid("7"))},
-		{"get attributes", func(c *Conn) error { _, err := c.GetAttributes(ctx, "7", "State"); return err },
-			oneItem(0xb, uid("7"), tx(kmip14.TagAttributeName, "State"))},
+		{
+			"get attributes", func(c *Conn) error { _, err := c.GetAttributes(ctx, "7", "State"); return err },
+			oneItem(0xb, uid("7"), tx(kmip14.TagAttributeName, "State")),
+		},
 		{"add attributes", func(c *Conn) error {
 			return c.AddAttributes(ctx, "7", kmip.Attribute{Name: "x-A", Value: kmip.Text("1")},
 				kmip.Attribute{Name: "x-B", Value: kmip.Text("")})
@@ -79,10 +83,12 @@ func TestRequestsAreEncodedByTheBook(t *testing.T) {
 			addItem(1, "x-A", "1"), addItem(2, "x-B", ""))},
 		{"activate", func(c *Conn) error { return c.Activate(ctx, "7") }, oneItem(0x12, uid("7"))},
 		{"destroy", func(c *Conn) error { return c.Destroy(ctx, "7") }, oneItem(0x14, uid("7"))},
-		{"revoke", func(c *Conn) error { return c.Revoke(ctx, "7", RevokeKeyCompromise, "lost", since) },
+		{
+			"revoke", func(c *Conn) error { return c.Revoke(ctx, "7", RevokeKeyCompromise, "lost", since) },
 			oneItem(0x13, uid("7"), st(kmip14.TagRevocationReason,
 				en(kmip14.TagRevocationReasonCode, 2), tx(kmip14.TagRevocationMessage, "lost")),
-				dt(kmip14.TagCompromiseOccurrenceDate, 1743675720))},
+				dt(kmip14.TagCompromiseOccurrenceDate, 1743675720)),
+		},
 		{"locate", func(c *Conn) error {
 			_, err := c.Locate(ctx, 5, kmip.Attribute{Name: "x-A", Value: kmip.Text("1")})
 			return err
@@ -123,33 +129,49 @@ func TestSuccessfulAnswers(t *testing.T) {
 		ask      func(c *Conn) (any, error)
 		want     string
 	}{
-		{"discover versions", answer(v, 1, ok(OperationDiscoverVersions, nil, version(2, 0), version(1, 1))),
-			func(c *Conn) (any, error) { return c.DiscoverVersions(ctx) }, "[2.0 1.1]"},
-		{"query", reply(OperationQuery, en(kmip14.TagOperation, 10), en(kmip14.TagOperation, 1), en(kmip14.TagObjectType, 2),
-			tx(kmip14.TagVendorIdentification, "us"), st(kmip14.TagServerInformation)),
-			func(c *Conn) (any, error) { return c.Query(ctx, QueryOperations) }, "{[Get Create] [2] us}"},
-		{"create", reply(OperationCreate, en(kmip14.TagObjectType, 2), uid("ä"), st(kmip14.TagTemplateAttribute)),
-			func(c *Conn) (any, error) { return c.Create(ctx) }, "ä"},
-		{"get", reply(OperationGet, en(kmip14.TagObjectType, 2), uid("7"), keyObject(1, key, 256)),
+		{
+			"discover versions", answer(v, 1, ok(OperationDiscoverVersions, nil, version(2, 0), version(1, 1))),
+			func(c *Conn) (any, error) { return c.DiscoverVersions(ctx) }, "[2.0 1.1]",
+		},
+		{
+			"query", reply(OperationQuery, en(kmip14.TagOperation, 10), en(kmip14.TagOperation, 1), en(kmip14.TagObjectType, 2),
+				tx(kmip14.TagVendorIdentification, "us"), st(kmip14.TagServerInformation)),
+			func(c *Conn) (any, error) { return c.Query(ctx, QueryOperations) }, "{[Get Create] [2] us}",
+		},
+		{
+			"create", reply(OperationCreate, en(kmip14.TagObjectType, 2), uid("ä"), st(kmip14.TagTemplateAttribute)),
+			func(c *Conn) (any, error) { return c.Create(ctx) }, "ä",
+		},
+		{
+			"get", reply(OperationGet, en(kmip14.TagObjectType, 2), uid("7"), keyObject(1, key, 256)),
 			func(c *Conn) (any, error) {
 				got, err := c.Get(ctx, "7")
 				return bytes.Equal(got.Reveal(), key), err
-			}, "true"},
-		{"get attributes, one unset", reply(OperationGetAttributes, uid("7"), attribute("State", en(kmip14.TagAttributeValue, 2))),
+			}, "true",
+		},
+		{
+			"get attributes, one unset", reply(OperationGetAttributes, uid("7"), attribute("State", en(kmip14.TagAttributeValue, 2))),
 			func(c *Conn) (any, error) {
 				list, err := c.GetAttributes(ctx, "7", "x-A", "State")
 				return fmt.Sprintf("%d %s %d", len(list), list[0].Name, list[0].Value.Number), err
-			}, "1 State 2"},
-		{"get attributes, none", reply(OperationGetAttributes, uid("7")),
-			func(c *Conn) (any, error) { return c.GetAttributes(ctx, "7", "x-A") }, "[]"},
-		{"locate", reply(OperationLocate, uid("7"), uid("8")),
-			func(c *Conn) (any, error) { return c.Locate(ctx, 0) }, "[7 8]"},
+			}, "1 State 2",
+		},
+		{
+			"get attributes, none", reply(OperationGetAttributes, uid("7")),
+			func(c *Conn) (any, error) { return c.GetAttributes(ctx, "7", "x-A") }, "[]",
+		},
+		{
+			"locate", reply(OperationLocate, uid("7"), uid("8")),
+			func(c *Conn) (any, error) { return c.Locate(ctx, 0) }, "[7 8]",
+		},
 		{"locate nothing", reply(OperationLocate), func(c *Conn) (any, error) { return c.Locate(ctx, 0) }, "[]"},
-		{"add", reply(OperationAddAttribute, uid("7"), st(kmip14.TagAttribute, tx(kmip14.TagAttributeName, "x-A"),
-			in(kmip14.TagAttributeIndex, 0), tx(kmip14.TagAttributeValue, "1"))),
+		{
+			"add", reply(OperationAddAttribute, uid("7"), st(kmip14.TagAttribute, tx(kmip14.TagAttributeName, "x-A"),
+				in(kmip14.TagAttributeIndex, 0), tx(kmip14.TagAttributeValue, "1"))),
 			func(c *Conn) (any, error) {
 				return nil, c.AddAttributes(ctx, "7", kmip.Attribute{Name: "x-A", Value: kmip.Text("1")})
-			}, "<nil>"},
+			}, "<nil>",
+		},
 		{"destroy", reply(OperationDestroy, uid("7")), func(c *Conn) (any, error) { return nil, c.Destroy(ctx, "7") }, "<nil>"},
 	}
 	for _, test := range tests {

@@ -23,10 +23,11 @@ func raw(tag ttlv.Tag, typ byte, value []byte) []byte {
 
 func st(tag ttlv.Tag, members ...[]byte) []byte { return raw(tag, 1, slices.Concat(members...)) }
 func in(tag ttlv.Tag, n uint32) []byte          { return raw(tag, 2, binary.BigEndian.AppendUint32(nil, n)) }
-func en(tag ttlv.Tag, n uint32) []byte          { return raw(tag, 5, binary.BigEndian.AppendUint32(nil, n)) }
-func tx(tag ttlv.Tag, s string) []byte          { return raw(tag, 7, []byte(s)) }
-func bs(tag ttlv.Tag, b []byte) []byte          { return raw(tag, 8, b) }
-func dt(tag ttlv.Tag, n uint64) []byte          { return raw(tag, 9, binary.BigEndian.AppendUint64(nil, n)) }
+
+func en(tag ttlv.Tag, n uint32) []byte { return raw(tag, 5, binary.BigEndian.AppendUint32(nil, n)) }
+func tx(tag ttlv.Tag, s string) []byte { return raw(tag, 7, []byte(s)) }
+func bs(tag ttlv.Tag, b []byte) []byte { return raw(tag, 8, b) }
+func dt(tag ttlv.Tag, n uint64) []byte { return raw(tag, 9, binary.BigEndian.AppendUint64(nil, n)) }
 
 func version(major, minor uint32) []byte {
 	return st(kmip14.TagProtocolVersion,

@@ -67,7 +67,7 @@ func (f *fields) attribute() kmip.Attribute {
 	index, _ := inner.maybe(kmip14.TagAttributeIndex, kmip.Integer)
 	a.Index = int32(index.Number) //nolint:gosec // an Integer has 32 bits
 	if inner.err == nil && len(inner.rest) > 0 {
-		a.Value = inner.take(kmip14.TagAttributeValue, kmip.ValueType(inner.rest[0].Value.Type))
+		a.Value = inner.take(kmip14.TagAttributeValue, inner.rest[0].Value.Type)
 	} else if inner.err == nil {
 		inner.err = badAnswer("attribute %q has no value", a.Name)
 	}
@@ -255,9 +255,9 @@ func (c *Conn) AddAttributes(ctx context.Context, id kmip.ObjectID, list ...kmip
 		return err
 	}
 	var all []error
-	for n, result := range results {
-		if err := added(result, id, list[n]); err != nil {
-			all = append(all, fmt.Errorf("%s: %w", list[n].Name, err))
+	for n, want := range list { // Do returns a result for each item
+		if err := added(results[n], id, want); err != nil {
+			all = append(all, fmt.Errorf("%s: %w", want.Name, err))
 		}
 	}
 	return errors.Join(all...)

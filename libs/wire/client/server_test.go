@@ -175,7 +175,7 @@ func (k *kms) do(op Operation, payload ttlv.TTLV) [][]byte {
 		return ""
 	}
 	id, name := text(kmip14.TagUniqueIdentifier), text(kmip14.TagAttributeName)
-	switch op {
+	switch op { //nolint:exhaustive // vCenter asks for no other
 	case OperationDiscoverVersions:
 		return [][]byte{version(1, 4), version(1, 1)}
 	case OperationQuery:

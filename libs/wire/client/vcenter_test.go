@@ -210,27 +210,41 @@ func TestSurprises(t *testing.T) {
 		reply func(id []byte) []byte
 		shows string
 	}{
-		{"no versions", OperationDiscoverVersions,
-			func(id []byte) []byte { return ok(OperationDiscoverVersions, id) }, showsNotConnected},
-		{"create refused", OperationCreate,
-			func(id []byte) []byte { return failed(OperationCreate, id, 0x100, "down") }, showsTaskFails},
+		{
+			"no versions", OperationDiscoverVersions,
+			func(id []byte) []byte { return ok(OperationDiscoverVersions, id) }, showsNotConnected,
+		},
+		{
+			"create refused", OperationCreate,
+			func(id []byte) []byte { return failed(OperationCreate, id, 0x100, "down") }, showsTaskFails,
+		},
 		{"set already, and a failed note", OperationGetAttributes, func(id []byte) []byte {
 			return ok(OperationGetAttributes, id, uid("1"), attribute("x-Product_Version", tx(kmip14.TagAttributeValue, "old")))
 		}, showsNothing},
-		{"note refused", OperationAddAttribute,
-			func(id []byte) []byte { return failed(OperationAddAttribute, id, 4, "no") }, showsNothing},
+		{
+			"note refused", OperationAddAttribute,
+			func(id []byte) []byte { return failed(OperationAddAttribute, id, 4, "no") }, showsNothing,
+		},
 		{"key missing", OperationGet, func(id []byte) []byte { return failed(OperationGet, id, 1, "no") }, showsMissing},
-		{"key refused", OperationGet,
-			func(id []byte) []byte { return failed(OperationGet, id, 0xc, "no") }, "Cannot get key 1 from KMS server"},
+		{
+			"key refused", OperationGet,
+			func(id []byte) []byte { return failed(OperationGet, id, 0xc, "no") }, "Cannot get key 1 from KMS server",
+		},
 		{"key of 128 bits", OperationGet, func(id []byte) []byte {
 			return ok(OperationGet, id, en(kmip14.TagObjectType, 2), uid("1"), keyObject(1, make([]byte, 16), 128))
 		}, "Cannot get key 1 from KMS server"},
-		{"deactivated", OperationGetAttributes,
-			func(id []byte) []byte { return ok(OperationGetAttributes, id, uid("1"), state(3)) }, showsNotActive},
-		{"no state", OperationGetAttributes, func(id []byte) []byte { return ok(OperationGetAttributes, id, uid("1")) },
-			"Get, Attributes, Id=1, Names=State failed; Cannot get key 1 from KMS server"},
-		{"activate refused", OperationActivate,
-			func(id []byte) []byte { return failed(OperationActivate, id, 0xc, "no") }, "Cannot get key 1 from KMS server"},
+		{
+			"deactivated", OperationGetAttributes,
+			func(id []byte) []byte { return ok(OperationGetAttributes, id, uid("1"), state(3)) }, showsNotActive,
+		},
+		{
+			"no state", OperationGetAttributes, func(id []byte) []byte { return ok(OperationGetAttributes, id, uid("1")) },
+			"Get, Attributes, Id=1, Names=State failed; Cannot get key 1 from KMS server",
+		},
+		{
+			"activate refused", OperationActivate,
+			func(id []byte) []byte { return failed(OperationActivate, id, 0xc, "no") }, "Cannot get key 1 from KMS server",
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
