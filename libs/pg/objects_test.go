@@ -146,3 +146,31 @@ func TestLockedRowIsUnavailable(t *testing.T) {
 		t.Errorf("Replace of a row that stays locked: %v, want ErrUnavailable", err)
 	}
 }
+
+// A restart of the server costs no request: connections that wait in the pool
+// are replaced before anything is asked over them.
+func TestDeadConnectionsAreReplaced(t *testing.T) {
+	database := pgtest.Database(t)
+	objects := NewObjects(openAs(t, database, "kmip_node"))
+	id, r := enginetest.NewTenantID(), enginetest.NewRecord()
+	if err := objects.Create(t.Context(), id, r); err != nil {
+		t.Fatal(err)
+	}
+	const connections = 5
+	results := make(chan error, connections)
+	for range connections {
+		go func() {
+			_, err := objects.Get(t.Context(), id, r.Object.ID)
+			results <- err
+		}()
+	}
+	for range connections {
+		if err := <-results; err != nil {
+			t.Fatal(err)
+		}
+	}
+	cut(t, superuser(t, database))
+	if _, err := objects.Get(t.Context(), id, r.Object.ID); err != nil {
+		t.Errorf("the first request afterwards: %v", err)
+	}
+}

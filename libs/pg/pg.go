@@ -81,7 +81,30 @@ func (p *Pool) Ping(ctx context.Context) error { return mapError(p.pool.Ping(ctx
 // transact runs f in a transaction; its error rolls back. An error of commit
 // leaves the outcome unknown and is Unavailable.
 func (p *Pool) transact(ctx context.Context, options pgx.TxOptions, f func(q *queries.Queries) error) error {
-	return mapError(pgx.BeginTxFunc(ctx, p.pool, options, func(tx pgx.Tx) error { return f(queries.New(tx)) }))
+	tx, err := p.begin(ctx, options)
+	if err != nil {
+		return mapError(err)
+	}
+	if err := f(queries.New(tx)); err != nil {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
+		defer cancel()
+		// Rolling back fails only if the connection is gone, which does it too.
+		_ = tx.Rollback(end)
+		return mapError(err)
+	}
+	return mapError(tx.Commit(ctx))
+}
+
+// begin starts a transaction. When a connection turns out to be dead, all that
+// wait in the pool are likely so, because the server was restarted: it lets go
+// of them and begins once more on a new one. Nothing was asked for by then.
+func (p *Pool) begin(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
+	tx, err := p.pool.BeginTx(ctx, options)
+	if err != nil && ctx.Err() == nil {
+		p.pool.Reset()
+		tx, err = p.pool.BeginTx(ctx, options)
+	}
+	return tx, err
 }
 
 // mapError gives an error of the driver its kind. Errors that have one already

@@ -255,7 +255,7 @@ func (c *Conn) AddAttributes(ctx context.Context, id kmip.ObjectID, list ...kmip
 		return err
 	}
 	var all []error
-	for n, want := range list { // Do returns a result for each item
+	for n, want := range list[:len(results)] { // a batch may end at a failure
 		if err := added(results[n], id, want); err != nil {
 			all = append(all, fmt.Errorf("%s: %w", want.Name, err))
 		}
