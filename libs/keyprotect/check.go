@@ -44,7 +44,8 @@ func (c *Client) Check(ctx context.Context) (err error) {
 			err = errors.Join(err, c.Delete(clean, ref))
 		}
 	}()
-	if _, err := c.find(ctx, standardKeyName(id), c.now().Add(-createdSince)); err != nil {
+	// Without the list, what became of a lost create could never be told.
+	if _, err := c.lookUp(ctx, standardKeyName(id), c.now().Add(-createdSince), nil); err != nil {
 		return explain(err)
 	}
 	e, err := c.Load(ctx, id, ref)

@@ -425,7 +425,7 @@ func TestCheckNamesActionAndRemedy(t *testing.T) {
 		"POST /api/v2/keys/" + rootKey + "/actions/unwrap": "unwrap with the root key",
 		"DELETE /api/v2/keys/" + reference:                 "delete a standard key",
 	} {
-		var payload, plaintext any
+		var name, payload, plaintext any
 		s := newStand(t, func(w http.ResponseWriter, r *http.Request) {
 			switch r.Method + " " + r.URL.Path {
 			case refused:
@@ -433,7 +433,7 @@ func TestCheckNamesActionAndRemedy(t *testing.T) {
 			case "POST /api/v2/keys":
 				var body struct{ Resources []map[string]any }
 				_ = json.NewDecoder(r.Body).Decode(&body)
-				payload = body.Resources[0]["payload"]
+				name, payload = body.Resources[0]["name"], body.Resources[0]["payload"]
 				fmt.Fprint(w, `{"resources":[{"id":"`+reference+`"}]}`)
 			case "GET /api/v2/keys/" + reference:
 				_ = json.NewEncoder(w).Encode(map[string]any{"resources": []any{map[string]any{"id": reference, "state": 1, "payload": payload}}})
@@ -442,6 +442,8 @@ func TestCheckNamesActionAndRemedy(t *testing.T) {
 				_ = json.NewDecoder(r.Body).Decode(&body)
 				plaintext = body["plaintext"]
 				fmt.Fprint(w, `{"ciphertext":"c","keyVersion":{"id":"v"}}`)
+			case "GET /api/v2/keys":
+				_ = json.NewEncoder(w).Encode(map[string]any{"resources": []any{map[string]any{"id": reference, "name": name}}})
 			default:
 				_ = json.NewEncoder(w).Encode(map[string]any{"plaintext": plaintext})
 			}
