@@ -222,10 +222,15 @@ func (l *lines) Write(p []byte) (int, error) {
 	return l.out.Write(p)
 }
 
+// diskFull recognizes ENOSPC also where another program tells of it.
+func diskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || strings.Contains(strings.ToLower(err.Error()), "no space left on device")
+}
+
 // plain turns errors that every part can meet into a sentence with a remedy.
 func plain(err error, runDir string) error {
-	if errors.Is(err, syscall.ENOSPC) || strings.Contains(strings.ToLower(err.Error()), "no space left on device") {
-		return fmt.Errorf("the disk with %s is full: free some space and start again (%w)", runDir, err)
+	if diskFull(err) {
+		return fmt.Errorf("the disk with %s is full: free some space and start again", runDir)
 	}
 	if errors.Is(err, os.ErrPermission) {
 		return fmt.Errorf("this user may not do that: choose a folder of your own with RUN_DIR=<folder> (%w)", err)

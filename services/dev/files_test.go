@@ -8,11 +8,13 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -201,5 +203,20 @@ func TestKeyIsFoundInEverySpelling(t *testing.T) {
 		if how := spelled.in(spelling); how != "" {
 			t.Errorf("another key is taken for it, as %s", how)
 		}
+	}
+}
+
+func TestFullDiskIsOneSentence(t *testing.T) {
+	const want = "the disk with .run is full: free some space and start again"
+	for _, err := range []error{
+		&os.PathError{Op: "write", Path: "seed.json", Err: syscall.ENOSPC},
+		errors.New("PostgreSQL did not start; the end of its log:\nPANIC: could not write: No space left on device\nLOG: shutting down"),
+	} {
+		if got := plain(err, ".run").Error(); got != want {
+			t.Errorf("%q became %q", err, got)
+		}
+	}
+	if err := errors.New("something else"); plain(err, ".run").Error() != err.Error() {
+		t.Error("another error was changed")
 	}
 }

@@ -159,7 +159,7 @@ func (s *stage) earlier(ctx context.Context, keys []cloudKey) error {
 			same++
 		}
 	}
-	fmt.Fprintf(s.out, "\n%d keys of earlier runs lie in the key manager; of the newest %d both nodes give %d, with the same bytes.\n", total, len(ids), same)
+	fmt.Fprintf(s.out, "\n%d keys of earlier runs lie in the key manager; both nodes give %d of the newest %d, with the same bytes.\n", total, same, len(ids))
 	if failed != nil {
 		first, _, _ := strings.Cut(failed.Error(), "\n")
 		fmt.Fprintf(s.out, "  %s\n", first)

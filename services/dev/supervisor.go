@@ -113,10 +113,14 @@ func (s *supervisor) launch(ctx context.Context, p program) (process, error) {
 		if err == nil || ctx.Err() != nil {
 			return proc, err
 		}
+		if diskFull(err) {
+			return process{}, err
+		}
 		if failures == maxFailures {
 			return process{}, fmt.Errorf("%s failed %d times in a row: %w%s", p.name, failures, err, tailOf(p.log))
 		}
-		s.say("%s %v; trying again", p.name, err)
+		reason, _, _ := strings.Cut(err.Error(), "\n")
+		s.say("%s %s; trying again", p.name, reason)
 		if !pause(ctx, backoff) {
 			return process{}, context.Cause(ctx)
 		}
