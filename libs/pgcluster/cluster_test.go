@@ -166,6 +166,23 @@ func TestUnreachableFolderMovesElsewhere(t *testing.T) {
 		t.Errorf("the second start uses %s instead of %s", c.Folder(), elsewhere)
 	}
 	query(t, c.URL("postgres", superuser), "SELECT count(*)::text FROM kept")
+	stop(t, c)
+
+	// Once the folder could be reached, the data is still elsewhere.
+	if err := os.Chmod(private, 0o755); err != nil { //nolint:gosec // the point of it
+		t.Fatal(err)
+	}
+	c = start(t, Config{Dir: dir})
+	query(t, c.URL("postgres", superuser), "SELECT count(*)::text FROM kept")
+	stop(t, c)
+
+	// And when it is lost, nobody takes an empty database for it.
+	if err := os.RemoveAll(elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(t.Context(), Config{Dir: dir}); err == nil || !strings.Contains(err.Error(), elsewhere) {
+		t.Errorf("without its data: %v", err)
+	}
 }
 
 // holdVariable makes this test's binary a process that holds a cluster.

@@ -81,19 +81,23 @@ func sweep(parent string) {
 	}
 }
 
-// home returns the folder in which a lasting cluster lies: dir, or one under
-// /var/tmp that dir's PathFile names.
+// home returns the folder in which a lasting cluster lies: the one that dir's
+// PathFile names, else dir, else a new one under /var/tmp. A folder that was
+// noted is never given up by itself: it holds the data.
 func home(ctx context.Context, dir string, a account) (string, error) {
-	if a.reaches(ctx, dir) {
-		return dir, nil
-	}
 	note := filepath.Join(dir, PathFile)
 	text, err := os.ReadFile(note)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", err
 	}
-	if folder := strings.TrimSpace(string(text)); folder != "" && a.reaches(ctx, folder) {
+	if folder := strings.TrimSpace(string(text)); folder != "" {
+		if !a.reaches(ctx, folder) {
+			return "", fmt.Errorf("the database lay in %s, which is gone or out of reach: bring it back, or remove %s to begin with an empty one", folder, note)
+		}
 		return folder, nil
+	}
+	if a.reaches(ctx, dir) {
+		return dir, nil
 	}
 	folder, err := os.MkdirTemp("/var/tmp", runPrefix)
 	if err == nil {
