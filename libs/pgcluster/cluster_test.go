@@ -109,9 +109,7 @@ func TestStaleMarkIsRemovedAndLiveServerNamed(t *testing.T) {
 
 func TestFailuresNameTheRemedy(t *testing.T) {
 	t.Run("busy port", func(t *testing.T) {
-		if _, err := Find(); err != nil {
-			t.Skip(err)
-		}
+		needPostgreSQL(t)
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -199,9 +197,7 @@ func hold() {
 }
 
 func TestNothingOutlivesAKilledProcess(t *testing.T) {
-	if _, err := Find(); err != nil {
-		t.Skip(err)
-	}
+	needPostgreSQL(t)
 	holder := exec.CommandContext(t.Context(), os.Args[0])
 	holder.Env = append(os.Environ(), holdVariable+"=1")
 	output, err := holder.StderrPipe()
@@ -260,8 +256,8 @@ func TestVersionsCompareAsNumbers(t *testing.T) {
 	}
 }
 
-// start starts a cluster; after the test it is stopped and removed.
-func start(t *testing.T, config Config) *Cluster {
+// needPostgreSQL skips a test where PostgreSQL is not installed, but not in CI.
+func needPostgreSQL(t *testing.T) {
 	t.Helper()
 	if _, err := Find(); err != nil {
 		if os.Getenv("CI") == "true" {
@@ -269,6 +265,12 @@ func start(t *testing.T, config Config) *Cluster {
 		}
 		t.Skip(err)
 	}
+}
+
+// start starts a cluster; after the test it is stopped and removed.
+func start(t *testing.T, config Config) *Cluster {
+	t.Helper()
+	needPostgreSQL(t)
 	c, err := Start(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)

@@ -112,7 +112,7 @@ func (s *seed) complete() cast {
 		seedAccess{Service: serviceVMware, Roles: []string{"Administrator"}},
 		seedAccess{Service: serviceKMS, Instance: keys.GUID, Roles: []string{"Manager"}})
 	service := s.serviceID("kmip-for-vmware", first.ID,
-		seedAccess{Service: serviceKMS, Instance: keys.GUID, Roles: []string{"Manager"}})
+		seedAccess{Service: serviceKMS, Instance: keys.GUID, Roles: []string{"Viewer", "Manager"}})
 
 	// The second customer sees nothing of the first.
 	second := s.account("Customer 2")

@@ -20,6 +20,9 @@ var roleBits = map[string]role{
 	"Manager":    manager,
 }
 
+// platformRoles are about instances as resources: they permit no call of a key manager's own API.
+var platformRoles = []string{"Viewer", "Operator", "Editor", "Administrator"}
+
 // action is what a call needs, named as in IAM without the service in front.
 type action string
 

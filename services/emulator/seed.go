@@ -233,8 +233,8 @@ func (c *seedCheck) access(at string, g SeedAccess) {
 		c.add(at+".instance", "%q is no %s instance of this seed: declare it under instances or name another", g.Instance, g.Service)
 	}
 	for _, r := range g.Roles {
-		if roleBits[r] == 0 {
-			c.add(at+".roles", "%q is not a role of %s: use Reader, ReaderPlus, Writer or Manager", r, g.Service)
+		if roleBits[r] == 0 && !slices.Contains(platformRoles, r) {
+			c.add(at+".roles", "%q is not a role of %s: use Reader, ReaderPlus, Writer or Manager, or a platform role", r, g.Service)
 		}
 	}
 }
