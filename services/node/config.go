@@ -4,10 +4,18 @@
 package node
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"strconv"
+
+	"golang.org/x/time/rate"
+
+	"github.com/kmip-for-vmware/kmip/libs/iam"
+	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
+	"github.com/kmip-for-vmware/kmip/libs/secret"
 )
 
 // Config is read from the environment by cmd/kmip-node.
@@ -31,40 +39,78 @@ type Config struct {
 	IAMURL string `env:"KMIP_IAM_URL" envDefault:"https://iam.cloud.ibm.com"`
 	// KeyManagerEndpoints is the table of keyprotect.ParseEndpoints.
 	KeyManagerEndpoints string `env:"KMIP_KEY_MANAGER_ENDPOINTS"`
-	// SealingKeysFile holds the operator's keyring, see secret.ParseKeyring.
+	// SealingKeysFile holds the operator's keyring, see secret.ParseKeyring. It
+	// is read again when it changes.
 	SealingKeysFile string `env:"KMIP_SEALING_KEYS_FILE"`
 }
 
-// port returns the advertised port.
-func (c Config) port() (uint16, error) {
-	if c.AdvertisedPort != 0 {
-		return c.AdvertisedPort, nil
-	}
-	_, text, err := net.SplitHostPort(c.Listen)
-	if err != nil {
-		return 0, fmt.Errorf("KMIP_LISTEN is %q; want an address like 0.0.0.0:5696", c.Listen)
-	}
-	port, err := strconv.ParseUint(text, 10, 16)
-	if err != nil {
-		return 0, fmt.Errorf("KMIP_LISTEN is %q; the port has to be a number from 0 to 65535", c.Listen)
-	}
-	return uint16(port), nil
+// parts is what the settings stand for.
+type parts struct {
+	port        uint16 // advertised
+	certificate tls.Certificate
+	managers    *keyManagers
 }
 
-// check reports everything that is missing at once.
-func (c Config) check() error {
+// check reads every setting and returns all problems at once, each naming the
+// variable and the remedy.
+func (c Config) check() (parts, error) {
+	var p parts
 	var problems []error
-	for name, s := range map[string]struct{ value, remedy string }{
-		"DATABASE_URL":               {c.DatabaseURL, "PostgreSQL's URL for the role kmip_node"},
-		"KMIP_TLS_CERTIFICATE_FILE":  {c.CertificateFile, "the PEM file with the server certificate and its chain"},
-		"KMIP_TLS_KEY_FILE":          {c.KeyFile, "the PEM file with the server certificate's key"},
-		"KMIP_KEY_MANAGER_ENDPOINTS": {c.KeyManagerEndpoints, "where key managers are, e.g. kms/us-south=https://us-south.kms.cloud.ibm.com"},
-		"KMIP_SEALING_KEYS_FILE":     {c.SealingKeysFile, "the file with the sealing keys; make one with `openssl rand -base64 32`"},
-	} {
-		if s.value == "" {
-			problems = append(problems, fmt.Errorf("%s is not set; give it %s", name, s.remedy))
+	problem := func(variable, format string, args ...any) {
+		problems = append(problems, fmt.Errorf(variable+": "+format, args...))
+	}
+	if u, err := url.Parse(c.DatabaseURL); err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
+		problem("DATABASE_URL", "not a PostgreSQL URL; set it to postgres://kmip_node:<password>@<host>:<port>/<database>")
+	}
+	port, err := portOf(c.Listen)
+	if err != nil {
+		problem("KMIP_LISTEN", "%q is not an address; set it to host:port, for example 0.0.0.0:5696", c.Listen)
+	}
+	if p.port = c.AdvertisedPort; p.port == 0 {
+		p.port = port
+	}
+	if _, err := portOf(c.AdminAddress); err != nil {
+		problem("KMIP_ADMIN_ADDRESS", "%q is not an address; set it to host:port, for example 127.0.0.1:8081", c.AdminAddress)
+	}
+	switch {
+	case c.CertificateFile == "":
+		problem("KMIP_TLS_CERTIFICATE_FILE", "not set; set it to the PEM file with the server certificate and its chain")
+	case c.KeyFile == "":
+		problem("KMIP_TLS_KEY_FILE", "not set; set it to the PEM file with the server certificate's key")
+	default:
+		if p.certificate, err = tls.LoadX509KeyPair(c.CertificateFile, c.KeyFile); err != nil {
+			problem("KMIP_TLS_CERTIFICATE_FILE, KMIP_TLS_KEY_FILE", "%w; set them to the server certificate with its chain, and its key, in PEM", err)
 		}
 	}
-	_, err := c.port()
-	return errors.Join(append(problems, err)...)
+	tokens, err := iam.NewTokens(iam.Config{URL: c.IAMURL})
+	if err != nil {
+		problem("KMIP_IAM_URL", "%w; leave it out for IBM Cloud", err)
+	}
+	endpoints, err := keyprotect.ParseEndpoints(c.KeyManagerEndpoints)
+	if err == nil && c.KeyManagerEndpoints == "" {
+		err = errors.New("not set")
+	}
+	if err != nil {
+		problem("KMIP_KEY_MANAGER_ENDPOINTS", "%w; set it to kms/<region>=<URL of Key Protect>,hs-crypto/<region>=<URL of HPCS>", err)
+	}
+	p.managers = &keyManagers{
+		file: c.SealingKeysFile, endpoints: endpoints, stale: rate.Sometimes{Interval: complainEvery},
+		tokens: func(apiKey *secret.Bytes) keyprotect.Tokens { return tokens.ForAPIKey(apiKey) },
+	}
+	if c.SealingKeysFile == "" {
+		problem("KMIP_SEALING_KEYS_FILE", "not set; set it to a file with one key per line, each made with `openssl rand -base64 32`")
+	} else if err := p.managers.load(); err != nil {
+		problem("KMIP_SEALING_KEYS_FILE", "%w", err)
+	}
+	return p, errors.Join(problems...)
+}
+
+// portOf returns the port of an address to listen on.
+func portOf(address string) (uint16, error) {
+	_, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return 0, err
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	return uint16(port), err
 }

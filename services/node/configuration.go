@@ -21,8 +21,9 @@ type configuration struct {
 	source   tenant.Source
 	log      *slog.Logger
 	metrics  *metrics
+	replaced func()                          // called after each change
 	current  atomic.Pointer[tenant.Snapshot] // nil until the first was read
-	replaced func(*tenant.Snapshot)          // called after each change
+	left     map[tenant.ID]string            // why tenants are quarantined; follow's alone
 }
 
 // follow keeps current up to date until ctx ends. While PostgreSQL is away the
@@ -61,6 +62,9 @@ func (c *configuration) read(ctx context.Context) error {
 			return err
 		}
 		c.replace(next, quarantined)
+		for _, id := range d.Removed {
+			c.metrics.forget(id)
+		}
 		return nil
 	})
 }
@@ -70,11 +74,16 @@ func (c *configuration) replace(s *tenant.Snapshot, quarantined []tenant.Quarant
 	c.metrics.revision.Set(float64(s.Revision().Number))
 	c.metrics.tenants.Set(float64(s.Len()))
 	c.metrics.quarantined.Set(float64(len(quarantined)))
+	left := make(map[tenant.ID]string, len(quarantined))
 	for _, q := range quarantined {
-		c.log.Error("a tenant is not served: its configuration can't be applied", "tenant", q.ID, "reason", q.Reason)
+		left[q.ID] = q.Reason
+		if c.left[q.ID] != q.Reason {
+			c.log.Error("a tenant is not served: its configuration can't be applied", "tenant", q.ID, "reason", q.Reason)
+		}
 	}
+	c.left = left
 	c.log.Info("configuration in force", "revision", s.Revision().Number, "tenants", s.Len())
-	c.replaced(s)
+	c.replaced()
 }
 
 // admit finds the tenant of an arrival in the current snapshot.
@@ -91,8 +100,11 @@ var errNoConfiguration = errors.New("no configuration was read yet: PostgreSQL h
 // causeOf names why admit failed, for logs and metrics.
 func causeOf(err error) string {
 	var r *tenant.Refusal
-	if errors.As(err, &r) {
+	switch {
+	case errors.As(err, &r):
 		return string(r.Cause)
+	case errors.Is(err, errCrowded):
+		return err.Error()
 	}
 	return "not_ready"
 }

@@ -1,66 +1,41 @@
 package node
 
 import (
-	"net/netip"
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
+	"github.com/kmip-for-vmware/kmip/libs/wire/message"
 )
 
 // The node's limits in one place.
 const (
-	maxConnections = 10_000 // open at once, of all sources
-	maxRequest     = 256 << 10
+	maxConnections    = 10_000 // open at once, of all sources and tenants
+	tenantConnections = 1_000  // of one tenant
+	maxRequest        = message.MaxFrame
 
-	// vCenter opens nine connections in 0.6 s when trust is missing and vSAN
-	// hosts share a balancer's address; both stay below this.
-	sourceRate  = 30 // new connections a second from one address
+	// Until a certificate is admitted, only the source is charged. vCenter
+	// opens nine connections in 0.6 s when trust is missing, and vSAN hosts may
+	// share one address; who is faster than this waits, and who would have to
+	// wait too long is turned away.
+	sourceRate  = 30 // new connections a second
 	sourceBurst = 60
-	maxSources  = 10_000 // addresses remembered
+	sourceWait  = 3 * time.Second
+	sourceDoor  = 128    // connections that are not admitted yet
+	maxDoor     = 4_096  // the same, of all sources
+	maxSources  = 10_000 // sources remembered
 
 	handshakeTimeout = 10 * time.Second
 	idleTimeout      = 30 * time.Second // between requests
 	frameTimeout     = 10 * time.Second // from a request's first byte to its last
 	requestTimeout   = 30 * time.Second
 	writeTimeout     = 10 * time.Second
+	lingerTimeout    = time.Second // for the client to read our last words
 	drainTimeout     = 10 * time.Second
 
 	tenantRequests = 64  // of one tenant, carried out at once
 	tenantQueue    = 256 // of one tenant, waiting for their turn
 )
-
-// sources limits how fast one address may open connections. Nobody is banned:
-// the allowance comes back within two seconds.
-type sources struct {
-	mu   sync.Mutex
-	seen map[netip.Addr]*rate.Limiter
-}
-
-// allow charges a source with one connection.
-func (s *sources) allow(a netip.Addr, now time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l := s.seen[a]
-	if l == nil {
-		if len(s.seen) >= maxSources {
-			// Those whose allowance is whole again need no memory.
-			for addr, l := range s.seen {
-				if l.TokensAt(now) >= sourceBurst {
-					delete(s.seen, addr)
-				}
-			}
-			if len(s.seen) >= maxSources {
-				return false
-			}
-		}
-		l = rate.NewLimiter(sourceRate, sourceBurst)
-		s.seen[a] = l
-	}
-	return l.AllowN(now, 1)
-}
 
 // turns lets each tenant carry out a bounded number of requests at once, so
 // that one tenant's flood takes nothing from the others.

@@ -2,6 +2,8 @@ package node
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
 
 // metrics are what this node tells of itself.
@@ -10,6 +12,7 @@ type metrics struct {
 	handshakes                                  *prometheus.CounterVec   // outcome
 	items                                       *prometheus.CounterVec   // tenant, operation, result
 	duration                                    *prometheus.HistogramVec // operation of the first item
+	keyManager                                  *prometheus.CounterVec   // tenant, action, result
 	panics                                      prometheus.Counter
 }
 
@@ -34,10 +37,19 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "kmip_request_duration_seconds", Help: "From a request's last byte to its answer's, by the operation of its first item.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
 		}, []string{"operation"}),
+		keyManager: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kmip_key_manager_calls_total", Help: "Calls to tenants' key managers, by tenant, action and result (success or the kind of failure).",
+		}, []string{"tenant", "action", "result"}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "kmip_connection_panics_total", Help: "Connections that ended by a panic: a mistake of this program.",
 		}),
 	}
-	r.MustRegister(m.handshakes, m.items, m.duration, m.panics)
+	r.MustRegister(m.handshakes, m.items, m.duration, m.keyManager, m.panics)
 	return m
+}
+
+// forget ends what is told of a tenant that is gone.
+func (m *metrics) forget(id tenant.ID) {
+	m.items.DeletePartialMatch(prometheus.Labels{"tenant": string(id)})
+	m.keyManager.DeletePartialMatch(prometheus.Labels{"tenant": string(id)})
 }

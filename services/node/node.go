@@ -2,24 +2,18 @@ package node
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kmip-for-vmware/kmip/libs/engine"
-	"github.com/kmip-for-vmware/kmip/libs/iam"
-	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
 	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
-	"github.com/kmip-for-vmware/kmip/libs/secret"
-	"github.com/kmip-for-vmware/kmip/libs/tenant"
 	"github.com/kmip-for-vmware/kmip/libs/wire"
 )
 
@@ -36,21 +30,11 @@ type Node struct {
 	adminAPI http.Handler
 }
 
-// New builds a node and opens its listeners. PostgreSQL and IAM may be away:
-// the node becomes ready when it has read its configuration.
+// New checks the whole configuration, builds a node and opens its listeners.
+// Its error lists every problem of the configuration, one per line. PostgreSQL
+// and IAM may be away: the node becomes ready when it has read its tenants.
 func New(ctx context.Context, c Config, log *slog.Logger) (_ *Node, err error) {
-	if err := c.check(); err != nil {
-		return nil, err
-	}
-	port, err := c.port()
-	if err != nil {
-		return nil, err
-	}
-	certificate, err := tls.LoadX509KeyPair(c.CertificateFile, c.KeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("the server certificate of KMIP_TLS_CERTIFICATE_FILE and KMIP_TLS_KEY_FILE can't be used: %w", err)
-	}
-	keyManagers, err := keyManagers(c)
+	p, err := c.check()
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +45,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *Node, err error) {
 		}
 	}()
 	if n.pool, err = pg.Open(ctx, pg.Config{URL: c.DatabaseURL, Log: n.log}); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
 	if n.kmip, err = obs.Listen(ctx, "KMIP_LISTEN", c.Listen); err != nil {
 		return nil, err
@@ -71,40 +55,16 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *Node, err error) {
 	}
 	registry := obs.NewRegistry()
 	m := newMetrics(registry)
+	p.managers.log = n.log
 	follow := &configuration{source: pg.NewSource(n.pool), log: n.log, metrics: m}
 	respond := &wire.Responder{
-		Engine: engine.New(engine.Config{Objects: pg.NewObjects(n.pool), KeyManagers: keyManagers, Now: time.Now}),
+		Engine: engine.New(engine.Config{Objects: pg.NewObjects(n.pool), KeyManagers: counted(p.managers.open, m), Now: time.Now}),
 		Now:    time.Now, Vendor: vendor,
 	}
-	n.server = newServer(port, certificate, follow, respond, n.log, m, time.Now)
+	n.server = newServer(p.port, p.certificate, follow, respond, n.log, m, time.Now)
 	follow.replaced = n.server.replaced
 	n.adminAPI = obs.Admin(registry, func(context.Context) error { return n.server.ready() })
 	return n, nil
-}
-
-// keyManagers reaches each tenant's key manager with the tenant's own API key.
-func keyManagers(c Config) (engine.KeyManagers, error) {
-	endpoints, err := keyprotect.ParseEndpoints(c.KeyManagerEndpoints)
-	if err != nil {
-		return nil, fmt.Errorf("KMIP_KEY_MANAGER_ENDPOINTS: %w", err)
-	}
-	text, err := os.ReadFile(c.SealingKeysFile)
-	if err != nil {
-		return nil, fmt.Errorf("KMIP_SEALING_KEYS_FILE: %w", err)
-	}
-	keyring, err := secret.ParseKeyring(string(text))
-	if err != nil {
-		return nil, fmt.Errorf("KMIP_SEALING_KEYS_FILE %s: %w", c.SealingKeysFile, err)
-	}
-	tokens, err := iam.NewTokens(iam.Config{URL: c.IAMURL})
-	if err != nil {
-		return nil, fmt.Errorf("KMIP_IAM_URL: %w", err)
-	}
-	factory := &keyprotect.Factory{
-		Endpoints: endpoints, Keyring: keyring,
-		Tokens: func(apiKey *secret.Bytes) keyprotect.Tokens { return tokens.ForAPIKey(apiKey) },
-	}
-	return func(t *tenant.Tenant) (engine.KeyManager, error) { return factory.For(t) }, nil
 }
 
 // Run serves until ctx ends; requests in flight then have ten seconds.

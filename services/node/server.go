@@ -39,9 +39,11 @@ type server struct {
 	sources  sources
 	turns    turns
 	draining atomic.Bool
+	tooFast  rate.Sometimes // bounds the log, not the refusals
+	running  sync.WaitGroup
 	mu       sync.Mutex
 	sessions map[*session]struct{}
-	running  sync.WaitGroup
+	admitted map[tenant.ID]int // connections by tenant
 }
 
 func newServer(port uint16, certificate tls.Certificate, c *configuration, r responder, log *slog.Logger, m *metrics, now func() time.Time) *server {
@@ -57,9 +59,11 @@ func newServer(port uint16, certificate tls.Certificate, c *configuration, r res
 			// A resumed session would outlive the certificate's removal.
 			SessionTicketsDisabled: true,
 		},
-		sources:  sources{seen: make(map[netip.Addr]*rate.Limiter)},
+		sources:  sources{seen: make(map[netip.Addr]*source)},
 		turns:    turns{tenants: make(map[tenant.ID]*turn)},
+		tooFast:  rate.Sometimes{Interval: time.Second},
 		sessions: make(map[*session]struct{}),
+		admitted: make(map[tenant.ID]int),
 	}
 }
 
@@ -71,15 +75,17 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 		l.Close()
 	})
 	defer stop()
+	work, callOff := context.WithCancel(context.WithoutCancel(ctx))
+	defer callOff()
 	for pause := time.Millisecond; ; {
 		conn, err := l.Accept()
 		switch {
 		case err == nil:
 			pause = time.Millisecond
-			s.accept(ctx, conn)
+			s.accept(ctx, work, conn)
 			continue
 		case ctx.Err() != nil:
-			s.drain()
+			s.drain(callOff)
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return err
@@ -95,56 +101,87 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 }
 
 // accept charges listener and source, and starts the session.
-func (s *server) accept(ctx context.Context, conn net.Conn) {
-	source := sourceOf(conn)
-	outcome := ""
-	x := &session{server: s, raw: conn, id: uuid.NewString(), source: source}
-	s.mu.Lock()
-	switch {
-	case len(s.sessions) >= maxConnections:
-		outcome = "too_many_connections"
-	case !s.sources.allow(source, s.now()):
-		outcome = "source_too_fast"
-	default:
-		s.sessions[x] = struct{}{}
-		s.metrics.connections.Set(float64(len(s.sessions)))
-		s.running.Add(1)
-	}
-	s.mu.Unlock()
-	if outcome != "" {
-		s.metrics.handshakes.WithLabelValues(outcome).Inc()
-		s.log.Warn("connection refused", "cause", outcome, "source", source.String())
+func (s *server) accept(door, work context.Context, conn net.Conn) {
+	address := addressOf(conn)
+	x := &session{server: s, raw: conn, source: sourceOf(address), first: make(chan error, 1)}
+	x.log = s.log.With("connection", uuid.NewString(), "source", address.String())
+	wait, refused := s.add(x)
+	if refused != "" {
+		s.metrics.handshakes.WithLabelValues(refused).Inc()
+		s.tooFast.Do(func() {
+			x.log.Warn("connection refused; at most one such line is written each second", "cause", refused)
+		})
 		conn.Close()
 		return
 	}
-	go func() {
-		defer s.running.Done()
+	s.running.Go(func() {
 		defer s.forget(x)
-		x.run(context.WithoutCancel(ctx))
-	}()
+		x.run(door, work, wait)
+	})
 }
 
+// add takes in a new connection, or says why not.
+func (s *server) add(x *session) (wait time.Duration, refused string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.sessions) >= maxConnections {
+		return 0, "too_many_connections"
+	}
+	if wait, refused = s.sources.enter(x.source, s.now()); refused == "" {
+		s.sessions[x] = struct{}{}
+		s.metrics.connections.Set(float64(len(s.sessions)))
+	}
+	return wait, refused
+}
+
+// errCrowded turns away a client whose tenant has too many connections.
+var errCrowded = errors.New("too_many_connections_of_tenant")
+
+// enter charges a connection to its tenant, and its source no longer.
+func (s *server) enter(x *session, t tenant.ID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.admitted[t] >= tenantConnections {
+		return errCrowded
+	}
+	s.admitted[t]++
+	x.inside, x.tenant = true, t
+	s.sources.leave(x.source)
+	return nil
+}
+
+// forget gives back what a connection was charged for.
 func (s *server) forget(x *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, x)
 	s.metrics.connections.Set(float64(len(s.sessions)))
+	if !x.inside {
+		s.sources.leave(x.source)
+		return
+	}
+	if s.admitted[x.tenant]--; s.admitted[x.tenant] == 0 {
+		delete(s.admitted, x.tenant)
+	}
 }
 
 // replaced closes idle connections whose tenant or certificate is no longer
 // admitted. Busy ones are refused at their next request.
-func (s *server) replaced(*tenant.Snapshot) {
+func (s *server) replaced() {
 	for _, x := range s.open() {
-		if arrival, ok := x.admitted(); ok {
-			if _, _, err := s.configuration.admit(arrival, s.now()); err != nil {
-				x.closeIfIdle()
-			}
+		arrival, ok := x.shown()
+		if !ok {
+			continue
+		}
+		if _, _, err := s.configuration.admit(arrival, s.now()); err != nil && x.closeIfIdle() {
+			x.logRefusal("connection closed: it is no longer admitted", arrival, err)
 		}
 	}
 }
 
-// drain closes idle connections and waits for the others.
-func (s *server) drain() {
+// drain closes idle connections, waits for the others and calls them off when
+// that takes too long.
+func (s *server) drain(callOff func()) {
 	for _, x := range s.open() {
 		x.closeIfIdle()
 	}
@@ -155,6 +192,7 @@ func (s *server) drain() {
 	case <-time.After(drainTimeout):
 		left := s.open()
 		s.log.Warn("connections did not finish in time", "connections", len(left))
+		callOff()
 		for _, x := range left {
 			x.raw.Close()
 		}
@@ -181,13 +219,6 @@ func (s *server) ready() error {
 		return errNoConfiguration
 	}
 	return nil
-}
-
-func sourceOf(conn net.Conn) netip.Addr {
-	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
-		return a.AddrPort().Addr().Unmap()
-	}
-	return netip.Addr{}
 }
 
 // errBusy answers a request that found its tenant's queue full.

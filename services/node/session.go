@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -23,40 +24,69 @@ import (
 type session struct {
 	server *server
 	raw    net.Conn
-	id     string
-	source netip.Addr
+	log    *slog.Logger
+	source netip.Addr // that is charged until the connection is admitted
+
+	// first tells how the wait for a request's first byte ended.
+	first chan error
 
 	mu      sync.Mutex
 	arrival tenant.Arrival
-	known   bool // arrival was admitted
+	known   bool // arrival holds what the handshake showed
 	busy    bool // a request is being read, carried out or answered
 	closed  bool
+
+	// Under server.mu:
+	inside bool      // admitted, and charged to tenant
+	tenant tenant.ID // at admission
 }
 
-// run does the handshake and answers requests until the connection ends. A
-// panic ends this connection alone.
-func (x *session) run(ctx context.Context) {
+// recoverPanic is deferred in every goroutine of a connection: a panic ends
+// that connection alone.
+func (x *session) recoverPanic() {
+	if p := recover(); p != nil {
+		x.server.metrics.panics.Inc()
+		x.log.Error("a connection panicked", "panic", p, "stack", string(debug.Stack()))
+		x.raw.Close()
+	}
+}
+
+// run waits for the source's turn, does the handshake and answers requests
+// until the connection ends. Door ends when the node starts to shut down, work
+// when it no longer waits for requests under way.
+func (x *session) run(door, work context.Context, wait time.Duration) {
 	defer x.raw.Close()
-	log := x.server.log.With("connection", x.id, "source", x.source.String())
-	defer func() {
-		if p := recover(); p != nil {
-			x.server.metrics.panics.Inc()
-			log.Error("a connection panicked", "panic", p, "stack", string(debug.Stack()))
-		}
-	}()
-	conn, err := x.handshake(ctx, log)
-	if err != nil {
+	defer x.recoverPanic()
+	turn := time.NewTimer(wait)
+	defer turn.Stop()
+	select {
+	case <-turn.C:
+	case <-door.Done():
 		return
 	}
-	if err := x.answerRequests(ctx, conn, log); err != nil {
-		log.Debug("connection ended", "error", err)
+	conn, err := x.handshake(door)
+	if err == nil {
+		err = x.answerRequests(work, conn)
+		_ = conn.CloseWrite() // the client may be gone
+		x.log.Debug("connection ended", "error", err)
 	}
-	_ = conn.Close()
+	x.linger()
+}
+
+// linger lets the client read what was said last: a connection that is closed
+// while bytes from the client are unread is reset, and an alert or answer on
+// its way is lost with it.
+func (x *session) linger() {
+	half, ok := x.raw.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || x.raw.SetReadDeadline(time.Now().Add(lingerTimeout)) != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, x.raw, maxRequest) // whatever comes, it is over
 }
 
 // handshake admits the client. vCenter connects and closes without a byte to
 // see the certificate: that is no event.
-func (x *session) handshake(ctx context.Context, log *slog.Logger) (*tls.Conn, error) {
+func (x *session) handshake(ctx context.Context) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	var refused error
@@ -66,58 +96,77 @@ func (x *session) handshake(ctx context.Context, log *slog.Logger) (*tls.Conn, e
 		if len(state.PeerCertificates) > 0 {
 			a.Client, a.HasClient = tenant.FingerprintOf(state.PeerCertificates[0].Raw), true
 		}
-		if _, _, refused = x.server.configuration.admit(a, x.server.now()); refused != nil {
-			x.refusal(log, a, refused)
-			return refused
-		}
+		// From here on a new snapshot finds this connection; admit sees every
+		// snapshot before.
 		x.mu.Lock()
-		defer x.mu.Unlock()
 		x.arrival, x.known = a, true
-		return nil
+		x.mu.Unlock()
+		_, _, refused = x.server.configuration.admit(a, x.server.now())
+		return refused
 	}
 	conn := tls.Server(x.raw, config)
 	err := conn.HandshakeContext(ctx)
+	if err == nil {
+		err = x.enter()
+		refused = err
+	}
 	switch {
 	case err == nil:
 		x.server.metrics.handshakes.WithLabelValues("admitted").Inc()
 	case refused != nil:
 		x.server.metrics.handshakes.WithLabelValues(causeOf(refused)).Inc()
+		x.logRefusal("connection refused", x.arrival, refused)
 	default:
 		x.server.metrics.handshakes.WithLabelValues("no_tls").Inc()
-		log.Debug("no TLS connection", "error", err)
+		x.log.Debug("no TLS connection", "error", err)
 	}
 	return conn, err
 }
 
-// refusal writes down why somebody was turned away.
-func (x *session) refusal(log *slog.Logger, a tenant.Arrival, err error) {
+// enter charges the connection to its tenant and no longer to its source: the
+// handshake has proved that the client holds the certificate's key.
+func (x *session) enter() error {
+	t, _, err := x.server.configuration.admit(x.arrival, x.server.now())
+	if err != nil {
+		return err
+	}
+	return x.server.enter(x, t.ID)
+}
+
+// logRefusal writes down why somebody was turned away.
+func (x *session) logRefusal(what string, a tenant.Arrival, err error) {
 	fingerprint := ""
 	if a.HasClient {
 		fingerprint = a.Client.String()
 	}
-	log.Warn("connection refused", "cause", causeOf(err), "server_name", a.ServerName, "port", a.Port, "client_certificate", fingerprint)
+	x.log.Warn(what, "cause", causeOf(err), "server_name", a.ServerName, "port", a.Port, "client_certificate", fingerprint)
 }
 
 // answerRequests answers one request after the other.
-func (x *session) answerRequests(ctx context.Context, conn *tls.Conn, log *slog.Logger) error {
-	in := bufio.NewReader(conn)
+func (x *session) answerRequests(ctx context.Context, conn *tls.Conn) error {
+	// The smallest buffer: what a request holds stays in no other place than
+	// the slice that is wiped after it.
+	in := bufio.NewReaderSize(conn, 16)
+	x.await(in, func() {})
 	for {
-		if err := x.awaitRequest(conn, in); err != nil {
+		if err := x.rest(); err != nil {
 			return err
 		}
-		if err := conn.SetReadDeadline(time.Now().Add(frameTimeout)); err != nil {
+		if err := <-x.first; err != nil {
+			return err
+		}
+		if err := x.wake(); err != nil {
 			return err
 		}
 		request, err := message.Read(in, maxRequest)
 		if err != nil {
 			if errors.Is(err, message.ErrNotKMIP) || errors.Is(err, message.ErrTooLarge) {
-				log.Warn("the client sent no KMIP request", "error", err)
-				refused := x.server.responder.Refuse(nil, fault.Wrap(fault.Malformed, "The message is not a KMIP request, or is too large.", err))
-				return errors.Join(err, x.write(conn, refused.Frame))
+				x.log.Warn("the client sent no KMIP request", "error", err)
+				return errors.Join(err, x.write(conn, x.server.responder.Refuse(nil, err).Frame))
 			}
 			return err
 		}
-		end, err := x.answer(ctx, conn, request, log)
+		end, err := x.answer(ctx, conn, in, request)
 		clear(request)
 		if err != nil || end {
 			return err
@@ -125,47 +174,85 @@ func (x *session) answerRequests(ctx context.Context, conn *tls.Conn, log *slog.
 	}
 }
 
-// awaitRequest waits for a request's first byte. Only here may the connection
-// be closed because the node shuts down or the certificate was removed.
-func (x *session) awaitRequest(conn *tls.Conn, in *bufio.Reader) error {
+// await waits in the background for the next request's first byte and sends
+// the outcome to first. It calls gone if the connection ends before.
+func (x *session) await(in *bufio.Reader, gone func()) {
+	go func() {
+		err := net.ErrClosed
+		defer func() {
+			if err != nil {
+				gone()
+			}
+			x.first <- err
+		}()
+		defer x.recoverPanic()
+		_, err = in.Peek(1)
+	}()
+}
+
+// rest begins the time between requests. Only in it may the connection be
+// closed because the node shuts down or the certificate was removed.
+func (x *session) rest() error {
 	x.mu.Lock()
-	x.busy = false
-	ended := x.closed || x.server.draining.Load()
-	x.mu.Unlock()
-	if ended {
+	defer x.mu.Unlock()
+	if x.closed {
 		return net.ErrClosed
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(idleTimeout)); err != nil {
-		return err
-	}
-	if _, err := in.Peek(1); err != nil {
-		return err
-	}
+	x.busy = false
+	return x.raw.SetReadDeadline(time.Now().Add(idleTimeout))
+}
+
+// wake ends it: a request has begun to arrive.
+func (x *session) wake() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.closed {
 		return net.ErrClosed
 	}
 	x.busy = true
-	return nil
+	return x.raw.SetReadDeadline(time.Now().Add(frameTimeout))
+}
+
+// closeIfIdle ends the connection unless a request is under way, which then is
+// the last one. It reports whether the connection was idle.
+func (x *session) closeIfIdle() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	idle := !x.closed && !x.busy
+	x.closed = true
+	if !x.busy {
+		_ = x.raw.SetReadDeadline(time.Unix(1, 0)) // ends the wait; it fails on a closed connection alone
+	}
+	return idle
+}
+
+// shown returns what the handshake showed, if it has come that far.
+func (x *session) shown() (tenant.Arrival, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.arrival, x.known
 }
 
 // answer carries out one request on one snapshot, loaded here: what was
-// removed since the last request is refused now.
-func (x *session) answer(ctx context.Context, conn *tls.Conn, request []byte, log *slog.Logger) (end bool, err error) {
+// removed since the last request is refused now. It calls the work off when
+// the client goes away.
+func (x *session) answer(ctx context.Context, conn *tls.Conn, in *bufio.Reader, request []byte) (end bool, err error) {
 	began := time.Now()
-	arrival, _ := x.admitted()
-	t, client, err := x.server.configuration.admit(arrival, x.server.now())
+	t, client, err := x.server.configuration.admit(x.arrival, x.server.now())
 	if err != nil {
-		x.refusal(log, arrival, err)
+		x.logRefusal("request refused", x.arrival, err)
 		return true, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	if err := x.raw.SetReadDeadline(time.Time{}); err != nil {
+		return true, err
+	}
+	x.await(in, cancel)
 	response := x.carryOut(ctx, t, request)
 	err = x.write(conn, response.Frame)
 	took := time.Since(began)
-	x.report(ctx, log.With("tenant", t.ID, "client_certificate_id", client.ID), t, response.Items, took)
+	x.report(ctx, x.log.With("tenant", t.ID, "client_certificate_id", client.ID), t, response.Items, took)
 	return response.Close, err
 }
 
@@ -191,10 +278,7 @@ func (x *session) write(conn *tls.Conn, frame *secret.Bytes) error {
 // report writes one line for each batch item and counts it.
 func (x *session) report(ctx context.Context, log *slog.Logger, t *tenant.Tenant, items []wire.Item, took time.Duration) {
 	for i, it := range items {
-		result := "success"
-		if it.Err != nil {
-			result = fault.KindOf(it.Err).String()
-		}
+		result := resultOf(it.Err)
 		if i == 0 {
 			x.server.metrics.duration.WithLabelValues(it.Operation).Observe(took.Seconds())
 		}
@@ -205,24 +289,17 @@ func (x *session) report(ctx context.Context, log *slog.Logger, t *tenant.Tenant
 		if it.Err != nil {
 			level, details = slog.LevelWarn, append(details, "result_reason", it.Reason, "error", it.Err)
 		}
+		if kind := fault.KindOf(it.Err); it.Err != nil && (kind == fault.Internal || kind == fault.Corrupt) {
+			level = slog.LevelError
+		}
 		log.Log(ctx, level, "kmip", details...)
 	}
 }
 
-// admitted returns the arrival, and whether the handshake admitted it.
-func (x *session) admitted() (tenant.Arrival, bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.arrival, x.known
-}
-
-// closeIfIdle ends the connection unless a request is under way, which then is
-// the last one.
-func (x *session) closeIfIdle() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.closed = true
-	if !x.busy {
-		x.raw.Close()
+// resultOf names the outcome of a call in logs and metrics.
+func resultOf(err error) string {
+	if err == nil {
+		return "success"
 	}
+	return fault.KindOf(err).String()
 }

@@ -1,0 +1,144 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"github.com/kmip-for-vmware/kmip/libs/engine"
+	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
+	"github.com/kmip-for-vmware/kmip/libs/secret"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
+)
+
+// complainEvery is the pause between log lines about sealing keys that can't
+// be read.
+const complainEvery = time.Minute
+
+// keyManagers reaches each tenant's key manager with the tenant's own API key,
+// which the operator's sealing keys open.
+type keyManagers struct {
+	file      string // of the sealing keys
+	endpoints keyprotect.Endpoints
+	tokens    func(apiKey *secret.Bytes) keyprotect.Tokens
+	log       *slog.Logger
+
+	mu      sync.Mutex
+	read    version // of the file when it was read last
+	factory *keyprotect.Factory
+	stale   rate.Sometimes // bounds the log
+}
+
+// version tells a file's contents apart without reading them.
+type version struct {
+	changed time.Time
+	size    int64
+}
+
+// open is an engine.KeyManagers. A rotated set of sealing keys is in force at
+// the next call; one that can't be read leaves the last in force.
+func (k *keyManagers) open(t *tenant.Tenant) (engine.KeyManager, error) {
+	k.mu.Lock()
+	if err := k.load(); err != nil {
+		k.stale.Do(func() {
+			k.log.Error("the sealing keys can't be read again; those read before stay in force", "error", err)
+		})
+	}
+	factory := k.factory
+	k.mu.Unlock()
+	manager, err := factory.For(t)
+	if fault.KindOf(err) == fault.Invalid {
+		// The fault of a setting, not of the client's request.
+		err = fault.Wrap(fault.Unavailable, fault.Public(err), err)
+	}
+	return manager, err
+}
+
+// load reads the sealing keys if the file has changed.
+func (k *keyManagers) load() error {
+	info, err := os.Stat(k.file)
+	if err != nil {
+		return err
+	}
+	now := version{info.ModTime(), info.Size()}
+	if now == k.read {
+		return nil
+	}
+	text, err := os.ReadFile(k.file)
+	if err != nil {
+		return err
+	}
+	defer clear(text)
+	keyring, err := secret.ParseKeyring(string(text))
+	if err != nil {
+		return fmt.Errorf("%s: %w", k.file, err)
+	}
+	k.read, k.factory = now, &keyprotect.Factory{Endpoints: k.endpoints, Keyring: keyring, Tokens: k.tokens}
+	return nil
+}
+
+// counted makes every call to a tenant's key manager visible in m.
+func counted(managers engine.KeyManagers, m *metrics) engine.KeyManagers {
+	return func(t *tenant.Tenant) (engine.KeyManager, error) {
+		manager, err := managers(t)
+		if err != nil {
+			m.keyManager.WithLabelValues(string(t.ID), "open", resultOf(err)).Inc()
+			return nil, err
+		}
+		return counter{manager, t.ID, m.keyManager}, nil
+	}
+}
+
+// counter counts a key manager's calls by action and result.
+type counter struct {
+	engine.KeyManager
+	tenant tenant.ID
+	calls  *prometheus.CounterVec
+}
+
+func (c counter) count(action string, err error) {
+	c.calls.WithLabelValues(string(c.tenant), action, resultOf(err)).Inc()
+}
+
+// Wrap implements engine.KeyManager.
+func (c counter) Wrap(ctx context.Context, kek *secret.Bytes, b engine.Binding) (engine.Wrapped, error) {
+	w, err := c.KeyManager.Wrap(ctx, kek, b)
+	c.count("wrap", err)
+	return w, err
+}
+
+// Unwrap implements engine.KeyManager.
+func (c counter) Unwrap(ctx context.Context, w engine.Wrapped, b engine.Binding) (*secret.Bytes, error) {
+	kek, err := c.KeyManager.Unwrap(ctx, w, b)
+	c.count("unwrap", err)
+	return kek, err
+}
+
+// Store implements engine.KeyManager.
+func (c counter) Store(ctx context.Context, id kmip.ObjectID, e engine.Envelope) (engine.KeyRef, error) {
+	ref, err := c.KeyManager.Store(ctx, id, e)
+	c.count("store", err)
+	return ref, err
+}
+
+// Load implements engine.KeyManager.
+func (c counter) Load(ctx context.Context, id kmip.ObjectID, ref engine.KeyRef) (engine.Envelope, error) {
+	e, err := c.KeyManager.Load(ctx, id, ref)
+	c.count("load", err)
+	return e, err
+}
+
+// Delete implements engine.KeyManager.
+func (c counter) Delete(ctx context.Context, ref engine.KeyRef) error {
+	err := c.KeyManager.Delete(ctx, ref)
+	c.count("delete", err)
+	return err
+}
