@@ -72,12 +72,13 @@ func (c Config) check() (parts, error) {
 	if _, err := portOf(c.AdminAddress); err != nil {
 		problem("KMIP_ADMIN_ADDRESS", "%q is not an address; set it to host:port, for example 127.0.0.1:8081", c.AdminAddress)
 	}
-	switch {
-	case c.CertificateFile == "":
+	if c.CertificateFile == "" {
 		problem("KMIP_TLS_CERTIFICATE_FILE", "not set; set it to the PEM file with the server certificate and its chain")
-	case c.KeyFile == "":
+	}
+	if c.KeyFile == "" {
 		problem("KMIP_TLS_KEY_FILE", "not set; set it to the PEM file with the server certificate's key")
-	default:
+	}
+	if c.CertificateFile != "" && c.KeyFile != "" {
 		if p.certificate, err = tls.LoadX509KeyPair(c.CertificateFile, c.KeyFile); err != nil {
 			problem("KMIP_TLS_CERTIFICATE_FILE, KMIP_TLS_KEY_FILE", "%w; set them to the server certificate with its chain, and its key, in PEM", err)
 		}

@@ -19,7 +19,7 @@ import (
 func TestConfigNamesEveryProblem(t *testing.T) {
 	_, err := Config{Listen: "5696"}.check()
 	for _, name := range []string{
-		"DATABASE_URL", "KMIP_LISTEN", "KMIP_ADMIN_ADDRESS", "KMIP_TLS_CERTIFICATE_FILE", "KMIP_IAM_URL",
+		"DATABASE_URL", "KMIP_LISTEN", "KMIP_ADMIN_ADDRESS", "KMIP_TLS_CERTIFICATE_FILE", "KMIP_TLS_KEY_FILE", "KMIP_IAM_URL",
 		"KMIP_KEY_MANAGER_ENDPOINTS", "KMIP_SEALING_KEYS_FILE",
 	} {
 		if err == nil || !strings.Contains(err.Error(), name) {
@@ -44,7 +44,7 @@ const (
 
 func TestConfigPort(t *testing.T) {
 	dir := t.TempDir()
-	leaf, _ := serverCertificate(t)
+	leaf := serverIdentity().must(t)
 	key, err := x509.MarshalPKCS8PrivateKey(leaf.PrivateKey)
 	if err != nil {
 		t.Fatal(err)

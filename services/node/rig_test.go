@@ -2,14 +2,10 @@ package node
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -79,11 +75,11 @@ type cell struct {
 // serveCell starts a server and returns once its first snapshot is in force.
 func serveCell(t *testing.T, p ports) *cell {
 	t.Helper()
-	leaf, roots := serverCertificate(t)
+	shown := serverIdentity()
 	if p.vault == nil {
 		p.vault = enginetest.NewKeyManager()
 	}
-	c := &cell{roots: roots, vault: p.vault, applied: make(chan struct{}, 1), ended: make(chan struct{})}
+	c := &cell{roots: shown.roots, vault: p.vault, applied: make(chan struct{}, 1), ended: make(chan struct{})}
 	log := slog.New(slog.NewJSONHandler(t.Output(), nil))
 	c.registry = obs.NewRegistry()
 	m := newMetrics(c.registry)
@@ -95,7 +91,7 @@ func serveCell(t *testing.T, p ports) *cell {
 	if p.wrap != nil {
 		respond = p.wrap(respond)
 	}
-	c.server = newServer(5696, leaf, follow, respond, log, m, time.Now)
+	c.server = newServer(5696, *shown.must(t), follow, respond, log, m, time.Now)
 	follow.replaced = func() {
 		c.replaced()
 		select {
@@ -144,8 +140,9 @@ func scrape(t *testing.T, registry *prometheus.Registry) map[string]string {
 	obs.Admin(registry, nil).ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	values := make(map[string]string)
 	for line := range strings.Lines(answer.Body.String()) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && name != "#" {
-			values[name] = value
+		line = strings.TrimSpace(line)
+		if end := strings.LastIndexByte(line, ' '); end > 0 && line[0] != '#' {
+			values[line[:end]] = line[end+1:]
 		}
 	}
 	return values
@@ -191,7 +188,7 @@ func newRig(t *testing.T, wrap func(responder) responder) *rig {
 
 func newRigOn(t *testing.T, l net.Listener, wrap func(responder) responder) *rig {
 	t.Helper()
-	r := &rig{one: clientCertificate(t), two: clientCertificate(t), revision: 1}
+	r := &rig{one: oneIdentity().must(t), two: twoIdentity().must(t), revision: 1}
 	r.tenant = newTenant("one", r.one)
 	r.tenant.Names = []string{"one.example.com"}
 	r.source = &fixedSource{first: []tenant.Tenant{r.tenant, newTenant("two", r.two)}, deltas: make(chan tenant.Delta)}
@@ -213,42 +210,6 @@ func (r *rig) change(d tenant.Delta) {
 	d.After.Number, d.To.Number = r.revision, r.revision+1
 	r.revision++
 	r.source.deltas <- d
-}
-
-func serverCertificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parsed, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(parsed)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: parsed}, roots
-}
-
-func clientCertificate(t *testing.T) *tls.Certificate {
-	t.Helper()
-	certPEM, keyPEM, err := client.NewCertificate(time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	pair, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &pair
 }
 
 // connect dials and discovers versions.
