@@ -45,7 +45,12 @@ func (c *Client) Check(ctx context.Context) (err error) {
 		}
 	}()
 	// Without the list, what became of a lost create could never be told.
-	if _, err := c.lookUp(ctx, standardKeyName(id), c.now().Add(-createdSince), nil); err != nil {
+	name, since := standardKeyName(id), c.now().Add(-createdSince)
+	found, err := c.find(ctx, name, since)
+	if err == nil && found == "" {
+		_, err = c.lookUp(ctx, name, since, nil) // it may take a moment to appear
+	}
+	if err != nil {
 		return explain(err)
 	}
 	e, err := c.Load(ctx, id, ref)
