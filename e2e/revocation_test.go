@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"net/http"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 )
@@ -77,9 +79,16 @@ func TestForeignObjectOverTheWire(t *testing.T) {
 			"Get":            func() error { _, err := conn.Get(t.Context(), id); return err },
 			"Get Attributes": func() error { _, err := conn.GetAttributes(t.Context(), id, "State"); return err },
 			"Activate":       func() error { return conn.Activate(t.Context(), id) },
+			"Revoke":         func() error { return conn.Revoke(t.Context(), id, 1, "", time.Time{}) },
 			"Destroy":        func() error { return conn.Destroy(t.Context(), id) },
 		} {
 			wantReason(t, operation(), itemNotFound, name+" of a foreign key")
+		}
+		if found, err := conn.Locate(t.Context(), 0); err != nil || slices.Contains(found, id) {
+			t.Errorf("Locate by the stranger: %v, %v", found, err)
+		}
+		if found, err := owner.dial(t, nodes[1]).Locate(t.Context(), 0); err != nil || !slices.Contains(found, id) {
+			t.Errorf("Locate by the owner: %v, %v", found, err)
 		}
 		if _, err := owner.get(t, nodes[0], id); err != nil {
 			t.Errorf("the owner afterwards: %v", err)

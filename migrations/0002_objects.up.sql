@@ -9,12 +9,14 @@ CREATE TABLE objects (
     location      jsonb NOT NULL,
     key_ref       text NOT NULL,
     version       bigint NOT NULL,
+    place         bigint NOT NULL GENERATED ALWAYS AS IDENTITY, -- the order in which rows were made
     pending_until timestamptz,
     created_at    timestamptz NOT NULL DEFAULT now(),
     updated_at    timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (tenant, id),
     CONSTRAINT objects_deadline CHECK (phase <> 'pending' OR pending_until IS NOT NULL)
 );
+CREATE INDEX objects_place ON objects (tenant, place);
 CREATE INDEX objects_pending ON objects (pending_until) WHERE phase = 'pending';
 CREATE INDEX objects_destroying ON objects (updated_at) WHERE phase = 'destroying';
 

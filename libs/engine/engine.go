@@ -171,6 +171,25 @@ func (e *Engine) Activate(ctx context.Context, t *tenant.Tenant, id kmip.ObjectI
 	return e.change(ctx, t, id, (*kmip.Object).Activate)
 }
 
+// Revoke deactivates an object, or marks it as compromised since occurred
+// (KMIP 1.4, 4.20). Its bytes can still be read: vSphere needs old keys too.
+func (e *Engine) Revoke(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, why kmip.Revocation, occurred time.Time) error {
+	return e.change(ctx, t, id, func(o *kmip.Object, now time.Time) error { return o.Revoke(why, occurred, now) })
+}
+
+// Locate returns the identifiers of the tenant's objects that have all the
+// given attributes, newest first (KMIP 1.4, 4.9).
+func (e *Engine) Locate(ctx context.Context, t *tenant.Tenant, attributes []kmip.Attribute, offset, maximum int) ([]kmip.ObjectID, error) {
+	filter, err := kmip.NewFilter(attributes)
+	if err != nil {
+		return nil, err
+	}
+	if maximum <= 0 || maximum > MaxLocated {
+		maximum = MaxLocated
+	}
+	return e.objects.Locate(ctx, t.ID, Query{Filter: filter, Now: e.now(), Offset: offset, Maximum: maximum})
+}
+
 // Destroy deletes an object's standard key; its metadata stays readable
 // (KMIP 1.4, 4.21). The key manager keeps the standard key restorable.
 func (e *Engine) Destroy(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) error {

@@ -152,12 +152,21 @@ func TestForeignObject(t *testing.T) {
 			return err
 		},
 		"Activate": func(id kmip.ObjectID) error { return b.Activate(t.Context(), b.two, id) },
-		"Destroy":  func(id kmip.ObjectID) error { return b.Destroy(t.Context(), b.two, id) },
+		"Revoke": func(id kmip.ObjectID) error {
+			return b.Revoke(t.Context(), b.two, id, kmip.Revocation{Reason: 1}, time.Time{})
+		},
+		"Destroy": func(id kmip.ObjectID) error { return b.Destroy(t.Context(), b.two, id) },
 	} {
 		foreign, unknown := operation(id), operation("00000000-0000-7000-8000-000000000000")
 		if fault.KindOf(foreign) != fault.NotFound || foreign.Error() != unknown.Error() {
 			t.Errorf("%s: foreign %v, unknown %v", name, foreign, unknown)
 		}
+	}
+	if found, err := b.Locate(t.Context(), b.two, nil, 0, 0); err != nil || len(found) != 0 {
+		t.Errorf("Locate by the other tenant found %v, %v", found, err)
+	}
+	if found, err := b.Locate(t.Context(), b.one, nil, 0, 0); err != nil || len(found) != 1 || found[0] != id {
+		t.Errorf("Locate by the owner found %v, %v", found, err)
 	}
 	if _, err := b.Get(t.Context(), b.one, id); err != nil {
 		t.Errorf("the owner's Get afterwards: %v", err)

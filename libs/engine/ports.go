@@ -74,6 +74,21 @@ type Objects interface {
 	// is r.Version; else it returns ErrConflict, or ErrNotFound without a row.
 	// ErrUnavailable leaves the outcome unknown.
 	Replace(ctx context.Context, t tenant.ID, r Record) error
+	// Locate returns the identifiers of the objects that match, those whose
+	// rows were made last first; rows that are pending never match.
+	Locate(ctx context.Context, t tenant.ID, q Query) ([]kmip.ObjectID, error)
+}
+
+// MaxLocated is the most identifiers that one Locate returns: they fit into
+// one answer.
+const MaxLocated = 10_000
+
+// Query says what to locate.
+type Query struct {
+	Filter  kmip.Filter
+	Now     time.Time // states depend on it
+	Offset  int       // of those that match, how many to skip
+	Maximum int       // how many to return; at least 1
 }
 
 // KeyRef is the id that the key manager gave to a standard key (UUID).

@@ -17,7 +17,11 @@ const (
 	AttributeState                  = "State"
 	AttributeInitialDate            = "Initial Date"
 	AttributeActivationDate         = "Activation Date"
+	AttributeDeactivationDate       = "Deactivation Date"
 	AttributeDestroyDate            = "Destroy Date"
+	AttributeCompromiseOccurrence   = "Compromise Occurrence Date"
+	AttributeCompromiseDate         = "Compromise Date"
+	AttributeRevocationReason       = "Revocation Reason"
 	AttributeLastChangeDate         = "Last Change Date"
 )
 

@@ -58,6 +58,11 @@ var systemAttributes = map[string]func(*Object, Value, time.Time) error{
 	AttributeInitialDate:      nil,
 	AttributeDestroyDate:      nil,
 	AttributeLastChangeDate:   nil,
+
+	AttributeCompromiseOccurrence: nil,
+	AttributeCompromiseDate:       nil,
+	AttributeRevocationReason:     nil,
+
 	AttributeCryptographicAlgorithm: func(o *Object, v Value, _ time.Time) error {
 		if v.Type != Enumeration || Algorithm(v.Number) != AES {
 			return fault.New(fault.Invalid, "Cryptographic Algorithm: only AES is offered.")
@@ -87,7 +92,14 @@ var systemAttributes = map[string]func(*Object, Value, time.Time) error{
 		if !o.ActivationDate.After(now) {
 			o.State = Active
 		}
-		return nil
+		return o.datesInOrder()
+	},
+	AttributeDeactivationDate: func(o *Object, v Value, _ time.Time) error {
+		if v.Type != DateTime {
+			return fault.New(fault.Invalid, "Deactivation Date must be a Date-Time.")
+		}
+		o.DeactivationDate = time.Unix(v.Number, 0).UTC()
+		return o.datesInOrder()
 	},
 }
 
@@ -107,10 +119,71 @@ func (o *Object) set(a Attribute, now time.Time) error {
 // Current returns the state at a moment: a date that has passed moves it even
 // if nobody asked (KMIP 1.4, 3.22).
 func (o *Object) Current(now time.Time) State {
-	if o.State == PreActive && !o.ActivationDate.IsZero() && !o.ActivationDate.After(now) {
-		return Active
+	s := o.State
+	if s == PreActive && passed(o.ActivationDate, now) {
+		s = Active
 	}
-	return o.State
+	if s == Active && passed(o.DeactivationDate, now) {
+		s = Deactivated
+	}
+	return s
+}
+
+func passed(date, now time.Time) bool { return !date.IsZero() && !date.After(now) }
+
+// datesInOrder refuses a deactivation before the activation (KMIP 1.4, 3.27).
+func (o *Object) datesInOrder() error {
+	if !o.ActivationDate.IsZero() && !o.DeactivationDate.IsZero() && o.DeactivationDate.Before(o.ActivationDate) {
+		return fault.New(fault.Invalid, "Deactivation Date may not lie before Activation Date.")
+	}
+	return nil
+}
+
+// RevocationReason is KMIP's Revocation Reason Code (9.1.3.2.19).
+type RevocationReason uint32
+
+// The reasons that mean a compromise, and the last one there is.
+const (
+	KeyCompromise      RevocationReason = 2
+	CACompromise       RevocationReason = 3
+	PrivilegeWithdrawn RevocationReason = 7
+)
+
+// Revocation says why an object was revoked.
+type Revocation struct {
+	Reason  RevocationReason `json:"reason"`
+	Message string           `json:"message,omitempty"`
+}
+
+// Revoke deactivates an Active object, or marks one of any state but Destroyed
+// Compromised as compromised since occurred (KMIP 1.4, 3.22 and 4.20).
+func (o *Object) Revoke(why Revocation, occurred, now time.Time) error {
+	s := o.Current(now)
+	switch {
+	case why.Reason < 1 || why.Reason > PrivilegeWithdrawn:
+		return fault.New(fault.Invalid, "The Revocation Reason Code is not known.")
+	case len(why.Message) > MaxTextValue || strings.ContainsRune(why.Message, 0):
+		return fault.Newf(fault.Invalid, "The Revocation Message has at most %d bytes and no NUL.", MaxTextValue)
+	case why.Reason == KeyCompromise || why.Reason == CACompromise:
+		if occurred.IsZero() {
+			return fault.New(fault.Invalid, "A compromise needs a Compromise Occurrence Date.")
+		}
+		switch s {
+		case PreActive, Active, Deactivated:
+			o.State = Compromised
+		case Destroyed:
+			o.State = DestroyedCompromised
+		default:
+			return fault.Newf(fault.Illegal, "An object that is %s can't be revoked again.", s)
+		}
+		o.CompromiseOccurrenceDate, o.CompromiseDate = second(occurred), second(now)
+	case s == Active:
+		o.State, o.DeactivationDate = Deactivated, second(now)
+	default:
+		return fault.Newf(fault.Illegal, "Only an Active object can be revoked without a compromise; this one is %s.", s)
+	}
+	o.Revocation, o.LastChangeDate = &why, second(now)
+	return nil
 }
 
 // Activate moves the object from Pre-Active to Active (KMIP 1.4, 4.19).
@@ -148,7 +221,9 @@ func (o *Object) AddAttribute(a Attribute, now time.Time) (Attribute, error) {
 		if take == nil {
 			return Attribute{}, fault.Newf(fault.Denied, "Attribute %q is set by the server.", a.Name)
 		}
-		if a.Name != AttributeActivationDate || !o.ActivationDate.IsZero() {
+		unset := a.Name == AttributeActivationDate && o.ActivationDate.IsZero() ||
+			a.Name == AttributeDeactivationDate && o.DeactivationDate.IsZero()
+		if !unset {
 			return Attribute{}, fault.Newf(fault.Illegal, "Attribute %q can have one value only.", a.Name)
 		}
 		if err := take(o, a.Value, now); err != nil {

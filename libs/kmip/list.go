@@ -7,6 +7,8 @@ const (
 	tagDigestValue      = 0x420035
 	tagHashingAlgorithm = 0x420038
 	tagKeyFormatType    = 0x420042
+	tagRevocationReason = 0x420082
+	tagRevocationText   = 0x420080
 )
 
 // Values inside Digest (KMIP 1.4, 9.1.3.2.16 and 9.1.3.2.3).
@@ -55,12 +57,22 @@ func (o *Object) all() []Attribute {
 		t    time.Time
 	}{
 		{AttributeActivationDate, o.ActivationDate},
+		{AttributeDeactivationDate, o.DeactivationDate},
 		{AttributeDestroyDate, o.DestroyDate},
+		{AttributeCompromiseOccurrence, o.CompromiseOccurrenceDate},
+		{AttributeCompromiseDate, o.CompromiseDate},
 	}
 	for _, d := range dates {
 		if !d.t.IsZero() {
 			out = append(out, Attribute{Name: d.name, Value: Time(d.t)})
 		}
+	}
+	if r := o.Revocation; r != nil {
+		fields := []Field{{tagRevocationReason, Enum(r.Reason)}}
+		if r.Message != "" {
+			fields = append(fields, Field{tagRevocationText, Text(r.Message)})
+		}
+		out = append(out, Attribute{Name: AttributeRevocationReason, Value: Struct(fields...)})
 	}
 	return append(out, o.ClientAttributes...)
 }

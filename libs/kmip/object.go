@@ -59,16 +59,22 @@ func (s State) String() string { return stateNames[s] }
 // Object is the metadata of one managed object: what KMIP knows of a key but
 // its bytes. Times have second precision and are UTC; zero means not set.
 type Object struct {
-	ID               ObjectID    `json:"unique_identifier"`
-	Type             ObjectType  `json:"object_type"`
-	Algorithm        Algorithm   `json:"cryptographic_algorithm"`
-	Length           int32       `json:"cryptographic_length"` // bits
-	UsageMask        UsageMask   `json:"cryptographic_usage_mask"`
-	State            State       `json:"state"`
-	InitialDate      time.Time   `json:"initial_date"`
-	ActivationDate   time.Time   `json:"activation_date,omitzero"`
-	DestroyDate      time.Time   `json:"destroy_date,omitzero"`
-	LastChangeDate   time.Time   `json:"last_change_date"`
-	Digest           []byte      `json:"digest"` // SHA-256 of the key's raw bytes
-	ClientAttributes []Attribute `json:"client_attributes,omitempty"`
+	ID               ObjectID   `json:"unique_identifier"`
+	Type             ObjectType `json:"object_type"`
+	Algorithm        Algorithm  `json:"cryptographic_algorithm"`
+	Length           int32      `json:"cryptographic_length"` // bits
+	UsageMask        UsageMask  `json:"cryptographic_usage_mask"`
+	State            State      `json:"state"`
+	InitialDate      time.Time  `json:"initial_date"`
+	ActivationDate   time.Time  `json:"activation_date,omitzero"`
+	DeactivationDate time.Time  `json:"deactivation_date,omitzero"`
+	// CompromiseOccurrenceDate is when the client says that it happened,
+	// CompromiseDate when it said so.
+	CompromiseOccurrenceDate time.Time   `json:"compromise_occurrence_date,omitzero"`
+	CompromiseDate           time.Time   `json:"compromise_date,omitzero"`
+	Revocation               *Revocation `json:"revocation,omitempty"`
+	DestroyDate              time.Time   `json:"destroy_date,omitzero"`
+	LastChangeDate           time.Time   `json:"last_change_date"`
+	Digest                   []byte      `json:"digest"` // SHA-256 of the key's raw bytes
+	ClientAttributes         []Attribute `json:"client_attributes,omitempty"`
 }

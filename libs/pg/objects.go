@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"strings"
 	"unicode/utf8"
 
@@ -96,6 +97,43 @@ func (o *Objects) Replace(ctx context.Context, t tenant.ID, r engine.Record) err
 		}
 		return errObjectNotFound
 	})
+}
+
+// locatePage is how many rows Locate holds at once.
+const locatePage = 1000
+
+// Locate implements engine.Objects. States depend on the clock and values on
+// their types, so objects are compared here and not in SQL.
+func (o *Objects) Locate(ctx context.Context, t tenant.ID, query engine.Query) (ids []kmip.ObjectID, err error) {
+	err = o.in(ctx, t, func(q *queries.Queries) error {
+		for before := int64(math.MaxInt64); ; {
+			rows, err := q.ListObjects(ctx, queries.ListObjectsParams{Tenant: string(t), Before: before, Page: locatePage})
+			if err != nil {
+				return err
+			}
+			for _, row := range rows {
+				before = row.Place
+				var object kmip.Object
+				if err := json.Unmarshal(row.Object, &object); err != nil {
+					return err
+				}
+				if !query.Filter.Matches(&object, query.Now) {
+					continue
+				}
+				if query.Offset > 0 {
+					query.Offset--
+					continue
+				}
+				if ids = append(ids, object.ID); len(ids) == query.Maximum {
+					return nil
+				}
+			}
+			if len(rows) < locatePage {
+				return nil
+			}
+		}
+	})
+	return ids, err
 }
 
 // in runs do in a transaction that sees the tenant's rows alone.

@@ -28,10 +28,12 @@ type operation struct {
 // (KMIP 1.4, 9.1.3.2.27).
 var operations = [...]operation{
 	{kmip14.OperationCreate, "Create", 0, (*batch).create},
+	{kmip14.OperationLocate, "Locate", 0, (*batch).locate},
 	{kmip14.OperationGet, "Get", 0, (*batch).get},
 	{kmip14.OperationGetAttributes, "Get Attributes", 0, (*batch).getAttributes},
 	{kmip14.OperationAddAttribute, "Add Attribute", 0, (*batch).addAttribute},
 	{kmip14.OperationActivate, "Activate", 0, (*batch).activate},
+	{kmip14.OperationRevoke, "Revoke", 0, (*batch).revoke},
 	{kmip14.OperationDestroy, "Destroy", 0, (*batch).destroy},
 	{kmip14.OperationQuery, "Query", 0, (*batch).query},
 	{kmip14.OperationDiscoverVersions, "Discover Versions", 1, (*batch).discoverVersions},

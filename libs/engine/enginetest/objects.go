@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -148,6 +149,54 @@ func Objects(t *testing.T, open func(t *testing.T, one, two tenant.ID) engine.Ob
 		}
 	})
 
+	t.Run("locate finds the tenant's own, newest first", func(t *testing.T) {
+		ctx, objects := start(t)
+		add := func(id tenant.ID, name string, phase engine.Phase) kmip.ObjectID {
+			r := NewRecord()
+			r.Object.ClientAttributes = []kmip.Attribute{{Name: "x-Name", Value: kmip.Text(name)}}
+			create(t, objects, id, r)
+			r.Version, r.Phase = 1, phase
+			if err := objects.Replace(ctx, id, r); phase != engine.Pending && err != nil {
+				t.Fatal(err)
+			}
+			return r.Object.ID
+		}
+		first, second, third := add(one, "a", engine.Live), add(one, "b", engine.Live), add(one, "a", engine.Gone)
+		add(one, "a", engine.Pending)
+		foreign := add(two, "a", engine.Live)
+		named := func(names ...string) kmip.Filter {
+			var attributes []kmip.Attribute
+			for _, n := range names {
+				attributes = append(attributes, kmip.Attribute{Name: "x-Name", Value: kmip.Text(n)})
+			}
+			f, err := kmip.NewFilter(attributes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f
+		}
+		for _, c := range []struct {
+			tenant          tenant.ID
+			filter          kmip.Filter
+			offset, maximum int
+			want            []kmip.ObjectID
+		}{
+			{one, named(), 0, 10, []kmip.ObjectID{third, second, first}},
+			{one, named("a"), 0, 10, []kmip.ObjectID{third, first}},
+			{one, named("a"), 0, 1, []kmip.ObjectID{third}},
+			{one, named("a"), 1, 10, []kmip.ObjectID{first}},
+			{one, named("a"), 2, 10, nil},
+			{one, named("a", "b"), 0, 10, nil},
+			{two, named("a"), 0, 10, []kmip.ObjectID{foreign}},
+			{two, named("b"), 0, 10, nil},
+		} {
+			got, err := objects.Locate(ctx, c.tenant, engine.Query{Filter: c.filter, Now: time.Now(), Offset: c.offset, Maximum: c.maximum})
+			if err != nil || !slices.Equal(got, c.want) {
+				t.Errorf("Locate %+v: %v, %v, want %v", c.filter, got, err, c.want)
+			}
+		}
+	})
+
 	t.Run("an ended context is unavailable", func(t *testing.T) {
 		ctx, objects := start(t)
 		r := NewRecord()
@@ -171,6 +220,7 @@ func create(t *testing.T, objects engine.Objects, id tenant.ID, r engine.Record)
 type Ledger struct {
 	mu   sync.Mutex
 	rows map[ledgerKey]engine.Record
+	made []ledgerKey // in the order of Create
 	// Fail, when set, decides each call's error: before it takes effect, and
 	// (done true) after. It is called with the name of the method.
 	Fail func(method string, done bool) error
@@ -193,8 +243,26 @@ func (l *Ledger) Create(ctx context.Context, t tenant.ID, r engine.Record) error
 		}
 		r.Version = 1
 		l.rows[k] = r
+		l.made = append(l.made, k)
 		return nil
 	})
+}
+
+// Locate implements engine.Objects.
+func (l *Ledger) Locate(ctx context.Context, t tenant.ID, q engine.Query) (ids []kmip.ObjectID, err error) {
+	err = l.call(ctx, "Locate", func() error {
+		for _, k := range slices.Backward(l.made) {
+			r := l.rows[k]
+			if k.tenant != t || r.Phase == engine.Pending || !q.Filter.Matches(&r.Object, q.Now) {
+				continue
+			}
+			if q.Offset--; q.Offset < 0 && len(ids) < q.Maximum {
+				ids = append(ids, k.object)
+			}
+		}
+		return nil
+	})
+	return ids, err
 }
 
 // Get implements engine.Objects.

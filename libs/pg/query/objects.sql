@@ -17,3 +17,9 @@ WHERE tenant = @tenant AND id = @id AND version = @version;
 
 -- name: ObjectExists :one
 SELECT EXISTS (SELECT FROM objects WHERE tenant = @tenant AND id = @id);
+
+-- name: ListObjects :many
+-- A page of a tenant's objects, those made last first, before the one at a place.
+SELECT place, id, object FROM objects
+WHERE tenant = @tenant AND phase <> 'pending' AND place < @before
+ORDER BY place DESC LIMIT @page;

@@ -68,6 +68,45 @@ func (q *Queries) GetObject(ctx context.Context, arg GetObjectParams) (GetObject
 	return i, err
 }
 
+const listObjects = `-- name: ListObjects :many
+SELECT place, id, object FROM objects
+WHERE tenant = $1 AND phase <> 'pending' AND place < $2
+ORDER BY place DESC LIMIT $3
+`
+
+type ListObjectsParams struct {
+	Tenant string
+	Before int64
+	Page   int32
+}
+
+type ListObjectsRow struct {
+	Place  int64
+	ID     string
+	Object []byte
+}
+
+// A page of a tenant's objects, those made last first, before the one at a place.
+func (q *Queries) ListObjects(ctx context.Context, arg ListObjectsParams) ([]ListObjectsRow, error) {
+	rows, err := q.db.Query(ctx, listObjects, arg.Tenant, arg.Before, arg.Page)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListObjectsRow
+	for rows.Next() {
+		var i ListObjectsRow
+		if err := rows.Scan(&i.Place, &i.ID, &i.Object); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const objectExists = `-- name: ObjectExists :one
 SELECT EXISTS (SELECT FROM objects WHERE tenant = $1 AND id = $2)
 `
