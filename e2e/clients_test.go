@@ -88,7 +88,7 @@ func TestOVHClient(t *testing.T) {
 		t.Cleanup(func() { c.Close() })
 		return c
 	}
-	for minor := int32(0); minor <= 4; minor++ {
+	for minor := range int32(5) {
 		version := fmt.Sprintf("1.%d", minor)
 		first, second := dial(nodes[0], minor), dial(nodes[1], minor)
 		name := "ovh-" + uuid.NewString()
