@@ -1,0 +1,317 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gemalto/kmip-go/kmip14"
+	"github.com/gemalto/kmip-go/ttlv"
+
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
+	"github.com/kmip-for-vmware/kmip/libs/wire/message"
+)
+
+// captured is one message that somebody recorded. Sessions are connections.
+type captured struct {
+	Session string `json:"session"`
+	Seq     int    `json:"seq"`
+	Name    string `json:"name"`
+	Request string `json:"request"`
+	Hex     string `json:"hex"`
+}
+
+// readCaptured returns the requests of a file of recorded messages, or skips
+// the test where these are not kept.
+func readCaptured(t *testing.T, file string) []captured {
+	t.Helper()
+	folder := os.Getenv("KMIP_VECTORS")
+	if folder == "" {
+		folder = filepath.Join("..", "..", "shared", "vectors")
+	}
+	text, err := os.ReadFile(filepath.Join(folder, "captured", file))
+	if err != nil {
+		t.Skipf("SKIPPED 1 file: %s is not in $KMIP_VECTORS/captured", file)
+	}
+	var all []captured
+	for s := bufio.NewScanner(bytes.NewReader(text)); s.Scan(); {
+		var c captured
+		if err := json.Unmarshal(s.Bytes(), &c); err != nil {
+			t.Fatal(err)
+		}
+		if c.Request == "" {
+			c.Request = c.Hex
+		}
+		if strings.HasPrefix(c.Request, "420078") {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// replay sends recorded requests to a node over connections of its own. It
+// puts its own identifiers in place of the recorded ones, and compares each
+// answer with what vCenter needs. It collects what differs.
+type replay struct {
+	t         *testing.T
+	i         *instance
+	conn      *tls.Conn
+	session   string
+	ids       map[string]string          // recorded identifier -> ours
+	set       map[string]map[string]bool // attributes that were added, by our identifier
+	versions  string                     // what Discover Versions has to answer
+	different []string
+}
+
+func newReplay(t *testing.T, i *instance) *replay {
+	return &replay{
+		t: t, i: i, ids: make(map[string]string), set: make(map[string]map[string]bool),
+		versions: "1.4 1.3 1.2 1.1 1.0",
+	}
+}
+
+func (r *replay) run(requests []captured) {
+	for _, c := range requests {
+		frame, err := hex.DecodeString(c.Request)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if r.conn == nil || c.Session != r.session || c.Session == "" {
+			r.connect()
+			r.session = c.Session
+		}
+		asked := r.own(parseMessage(r.t, frame))
+		r.compare(c, asked, r.exchange(asked))
+	}
+}
+
+func (r *replay) connect() {
+	r.t.Helper()
+	cfg := r.i.config(r.t, nodes[0], r.i.certificate)
+	conn, err := tls.Dial("tcp", cfg.Address, &tls.Config{
+		RootCAs: cfg.RootCAs, ServerName: cfg.VerifyName, Certificates: []tls.Certificate{*cfg.Certificate}, MinVersion: tls.VersionTLS12,
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		r.t.Fatal(err)
+	}
+	r.conn = conn
+}
+
+func (r *replay) exchange(asked kmip.Value) kmip.Value {
+	r.t.Helper()
+	var frame bytes.Buffer
+	enc := ttlv.NewEncoder(&frame)
+	if err := message.PutValue(enc, kmip14.TagRequestMessage, asked); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := enc.Flush(); err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := r.conn.Write(frame.Bytes()); err != nil {
+		r.t.Fatal(err)
+	}
+	answer, err := message.Read(r.conn, 1<<20)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return parseMessage(r.t, answer)
+}
+
+func parseMessage(t *testing.T, frame []byte) kmip.Value {
+	t.Helper()
+	if err := message.Validate(frame, message.DefaultLimits()); err != nil {
+		t.Fatal(err)
+	}
+	c := message.Open(frame)
+	c.Next()
+	v, err := c.Value()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// own replaces recorded identifiers. One whose Create was not recorded stands
+// for a key that is made now.
+func (r *replay) own(v kmip.Value) kmip.Value {
+	fields := make([]kmip.Field, len(v.Fields))
+	for n, f := range v.Fields {
+		if ttlv.Tag(f.Tag) == kmip14.TagUniqueIdentifier {
+			if r.ids[f.Value.Text] == "" {
+				r.ids[f.Value.Text] = string(r.i.create(r.t, nodes[1]))
+			}
+			f.Value.Text = r.ids[f.Value.Text]
+		}
+		f.Value = r.own(f.Value)
+		fields[n] = f
+	}
+	v.Fields = fields
+	return v
+}
+
+// find returns the values at a path of tags.
+func find(v kmip.Value, path ...ttlv.Tag) (found []kmip.Value) {
+	if len(path) == 0 {
+		return []kmip.Value{v}
+	}
+	for _, f := range v.Fields {
+		if ttlv.Tag(f.Tag) == path[0] {
+			found = append(found, find(f.Value, path[1:]...)...)
+		}
+	}
+	return found
+}
+
+// first value at a path, or the zero Value.
+func at(v kmip.Value, path ...ttlv.Tag) kmip.Value {
+	if found := find(v, path...); len(found) > 0 {
+		return found[0]
+	}
+	return kmip.Value{}
+}
+
+func versionOf(v kmip.Value) string {
+	return fmt.Sprintf("%d.%d", at(v, kmip14.TagProtocolVersionMajor).Number, at(v, kmip14.TagProtocolVersionMinor).Number)
+}
+
+// compare checks header, item by item identity, and the payloads.
+func (r *replay) compare(c captured, asked, answer kmip.Value) {
+	differs := func(format string, args ...any) {
+		r.different = append(r.different, fmt.Sprintf("%s%s/%d: ", c.Name, c.Session, c.Seq)+fmt.Sprintf(format, args...))
+	}
+	want := versionOf(at(asked, kmip14.TagRequestHeader, kmip14.TagProtocolVersion))
+	if got := versionOf(at(answer, kmip14.TagResponseHeader, kmip14.TagProtocolVersion)); got != want {
+		differs("answered in version %s, asked in %s", got, want)
+	}
+	if at(answer, kmip14.TagResponseHeader, kmip14.TagTimeStamp).Type != kmip.DateTime {
+		differs("no time stamp")
+	}
+	requests, results := find(asked, kmip14.TagBatchItem), find(answer, kmip14.TagBatchItem)
+	if len(results) != len(requests) {
+		differs("%d items answered with %d", len(requests), len(results))
+		return
+	}
+	for n, q := range requests {
+		a := results[n]
+		operation := kmip14.Operation(at(q, kmip14.TagOperation).Number)
+		if at(a, kmip14.TagOperation).Number != int64(operation) || !bytes.Equal(at(a, kmip14.TagUniqueBatchItemID).Bytes, at(q, kmip14.TagUniqueBatchItemID).Bytes) {
+			differs("%v: operation or batch item id is not repeated", operation)
+		}
+		if status := at(a, kmip14.TagResultStatus); status.Type != kmip.Enumeration || status.Number != 0 {
+			differs("%v failed: %s", operation, at(a, kmip14.TagResultMessage).Text)
+			continue
+		}
+		if why := r.payload(operation, at(q, kmip14.TagRequestPayload), at(a, kmip14.TagResponsePayload)); why != "" {
+			differs("%v: %s", operation, why)
+		}
+	}
+}
+
+// payload says what is wrong with the answer to one operation, or "".
+func (r *replay) payload(operation kmip14.Operation, q, a kmip.Value) string {
+	id := at(a, kmip14.TagUniqueIdentifier).Text
+	if named := at(q, kmip14.TagUniqueIdentifier).Text; named != "" && id != named {
+		return fmt.Sprintf("about %q, answered about %q", named, id)
+	}
+	switch operation {
+	case kmip14.OperationDiscoverVersions:
+		var got []string
+		for _, v := range find(a, kmip14.TagProtocolVersion) {
+			got = append(got, versionOf(v))
+		}
+		if asked := find(q, kmip14.TagProtocolVersion); len(asked) == 0 && strings.Join(got, " ") != r.versions {
+			return fmt.Sprintf("versions %v, want %s", got, r.versions)
+		}
+	case kmip14.OperationQuery:
+		if at(a, kmip14.TagVendorIdentification).Text == "" {
+			return "no vendor identification"
+		}
+	case kmip14.OperationCreate:
+		if id == "" || at(a, kmip14.TagObjectType).Number != int64(kmip.SymmetricKey) {
+			return "no identifier or another object type"
+		}
+	case kmip14.OperationGet:
+		block := at(a, kmip14.TagSymmetricKey, kmip14.TagKeyBlock)
+		switch {
+		case at(block, kmip14.TagKeyFormatType).Number != 1, at(block, kmip14.TagCryptographicAlgorithm).Number != int64(kmip.AES),
+			at(block, kmip14.TagCryptographicLength).Number != 256:
+			return "not a raw AES key of 256 bits"
+		case len(at(block, kmip14.TagKeyValue, kmip14.TagKeyMaterial).Bytes) != 32, len(at(block, kmip14.TagKeyValue).Fields) != 1:
+			return "the key value is not 32 bytes alone"
+		}
+	case kmip14.OperationGetAttributes:
+		return r.attributes(id, q, a)
+	case kmip14.OperationAddAttribute:
+		name := at(q, kmip14.TagAttribute, kmip14.TagAttributeName).Text
+		if r.set[id] == nil {
+			r.set[id] = make(map[string]bool)
+		}
+		r.set[id][name] = true
+		if at(a, kmip14.TagAttribute, kmip14.TagAttributeName).Text != name ||
+			at(a, kmip14.TagAttribute, kmip14.TagAttributeValue).Text != at(q, kmip14.TagAttribute, kmip14.TagAttributeValue).Text {
+			return "the attribute is not repeated"
+		}
+	case kmip14.OperationActivate:
+	default:
+		return "vCenter was never seen to ask for this"
+	}
+	return ""
+}
+
+// attributes checks State, and that a name that was never set is left out.
+func (r *replay) attributes(id string, q, a kmip.Value) string {
+	name, got := at(q, kmip14.TagAttributeName).Text, find(a, kmip14.TagAttribute)
+	switch state := at(a, kmip14.TagAttribute, kmip14.TagAttributeValue).Number; {
+	case name == "State" && state != int64(kmip.PreActive) && state != int64(kmip.Active):
+		return fmt.Sprintf("state %d", state)
+	case name != "State" && !r.set[id][name] && len(got) != 0:
+		return name + " was never set and has a value"
+	case name != "State" && r.set[id][name] && len(got) == 0:
+		return name + " was set and has no value"
+	}
+	return ""
+}
+
+// TestCapturedMessages replays what vCenter 7.0.3 sent.
+func TestCapturedMessages(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"vcenter-7.0.3-trust-and-health.jsonl", "vcenter-7.0.3-vm-encrypt.jsonl", "vcenter-7.0.3-constants.jsonl"} {
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			requests := readCaptured(t, file)
+			r := newReplay(t, newInstance(t, sharedCell(t)))
+			r.run(requests)
+			for _, d := range r.different {
+				t.Error(d)
+			}
+			t.Logf("%d requests replayed", len(requests))
+			if len(requests) < 5 {
+				t.Errorf("%s holds %d requests only", file, len(requests))
+			}
+		})
+	}
+}
+
+// TestReplayCanFail spoils one expectation: the replay has to notice.
+func TestReplayCanFail(t *testing.T) {
+	t.Parallel()
+	requests := readCaptured(t, "vcenter-7.0.3-trust-and-health.jsonl")
+	r := newReplay(t, newInstance(t, sharedCell(t)))
+	r.versions = "2.0 " + r.versions
+	r.run(requests)
+	if len(r.different) == 0 {
+		t.Error("a wrong list of versions went unnoticed")
+	}
+}
