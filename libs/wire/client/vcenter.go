@@ -142,15 +142,21 @@ func (at *visit) step(name string, id kmip.ObjectID, answer string, do func() er
 	if err != nil && !errors.As(err, &problem) {
 		err = &Problem{Step: name, Shows: shows(err, answer), Err: err}
 	}
-	if at.v.Report != nil {
-		at.v.reporting.Lock()
-		defer at.v.reporting.Unlock()
-		at.v.Report(Step{
-			Name: name, Server: at.cfg.Address, Connection: at.label, ObjectID: id,
-			Started: started, Duration: time.Since(started), Err: err,
-		})
-	}
+	at.v.tell(Step{
+		Name: name, Server: at.cfg.Address, Connection: at.label, ObjectID: id,
+		Started: started, Duration: time.Since(started), Err: err,
+	})
 	return err
+}
+
+// tell reports a step, one at a time.
+func (v *VCenter) tell(s Step) {
+	if v.Report == nil {
+		return
+	}
+	v.reporting.Lock()
+	defer v.reporting.Unlock()
+	v.Report(s)
 }
 
 // on opens a connection, greets as vCenter does, runs task and closes.
