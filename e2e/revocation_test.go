@@ -6,7 +6,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/kmip-for-vmware/kmip/libs/engine"
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
 )
 
 // TestStandardKeyDeleted revokes one key by deleting its standard key, as the
@@ -75,14 +78,20 @@ func TestForeignObjectOverTheWire(t *testing.T) {
 		owner, stranger := pair[0], pair[1]
 		id := owner.create(t, nodes[0])
 		conn := stranger.dial(t, nodes[1])
-		for name, operation := range map[string]func() error{
-			"Get":            func() error { _, err := conn.Get(t.Context(), id); return err },
-			"Get Attributes": func() error { _, err := conn.GetAttributes(t.Context(), id, "State"); return err },
-			"Activate":       func() error { return conn.Activate(t.Context(), id) },
-			"Revoke":         func() error { return conn.Revoke(t.Context(), id, 1, "", time.Time{}) },
-			"Destroy":        func() error { return conn.Destroy(t.Context(), id) },
+		name := kmip.Attribute{Name: "x-Name", Value: kmip.Text("vm")}
+		for operation, ask := range map[string]func(kmip.ObjectID) error{
+			"Get":            func(id kmip.ObjectID) error { _, err := conn.Get(t.Context(), id); return err },
+			"Get Attributes": func(id kmip.ObjectID) error { _, err := conn.GetAttributes(t.Context(), id, "State"); return err },
+			"Add Attribute":  func(id kmip.ObjectID) error { return conn.AddAttributes(t.Context(), id, name) },
+			"Activate":       func(id kmip.ObjectID) error { return conn.Activate(t.Context(), id) },
+			"Revoke":         func(id kmip.ObjectID) error { return conn.Revoke(t.Context(), id, 1, "", time.Time{}) },
+			"Destroy":        func(id kmip.ObjectID) error { return conn.Destroy(t.Context(), id) },
 		} {
-			wantReason(t, operation(), itemNotFound, name+" of a foreign key")
+			foreign, unknown := ask(id), ask(kmip.ObjectID(uuid.NewString()))
+			wantReason(t, foreign, itemNotFound, operation+" of a foreign key")
+			if foreign == nil || unknown == nil || foreign.Error() != unknown.Error() {
+				t.Errorf("%s: a foreign key is answered %v, an unknown one %v", operation, foreign, unknown)
+			}
 		}
 		if found, err := conn.Locate(t.Context(), 0); err != nil || slices.Contains(found, id) {
 			t.Errorf("Locate by the stranger: %v, %v", found, err)
