@@ -28,6 +28,13 @@ func (s *Instances) AddCertificate(ctx context.Context, account string, id tenan
 		case violates(err, "client_certificates_fingerprint"):
 			return ErrFingerprintTaken
 		}
+		if err != nil {
+			return err
+		}
+		if err := q.TakeRevision(ctx); err != nil {
+			return err
+		}
+		row, err = q.GetCertificate(ctx, queries.GetCertificateParams{InstanceID: string(id), ID: row.ID})
 		added = certificateOf(row)
 		return err
 	})
@@ -68,7 +75,7 @@ func (s *Instances) DeleteCertificate(ctx context.Context, account string, id te
 
 func certificateOf(row queries.ClientCertificate) Certificate {
 	c := Certificate{
-		ID: row.ID, Name: row.Name, DER: row.Der, NotBefore: row.NotBefore, NotAfter: row.NotAfter, CreatedAt: row.CreatedAt,
+		ID: row.ID, Name: row.Name, DER: row.Der, NotBefore: row.NotBefore, NotAfter: row.NotAfter, CreatedAt: row.CreatedAt, Revision: row.Revision,
 	}
 	copy(c.Fingerprint[:], row.Fingerprint)
 	return c

@@ -16,15 +16,17 @@ const documentFormat = 1
 
 // document is a tenant's configuration as nodes read it.
 type document struct {
-	Format     int              `json:"format"`
-	Account    string           `json:"account"`
-	Name       string           `json:"name"`
-	Suspended  bool             `json:"suspended"`
-	Shared     bool             `json:"shared"`
-	Names      []string         `json:"names"`
-	Ports      []uint16         `json:"ports"`
-	Clients    []clientDocument `json:"clients"`
-	KeyManager *struct {
+	Format    int      `json:"format"`
+	Account   string   `json:"account"`
+	Name      string   `json:"name"`
+	Suspended bool     `json:"suspended"`
+	Shared    bool     `json:"shared"`
+	Names     []string `json:"names"`
+	Ports     []uint16 `json:"ports"`
+	// In DER by host name; absent for tenants without names of their own.
+	ServerCertificates map[string][]byte `json:"server_certificates"`
+	Clients            []clientDocument  `json:"clients"`
+	KeyManager         *struct {
 		Type         tenant.KeyManagerType `json:"type"`
 		InstanceCRN  string                `json:"instance_crn"`
 		KeyRing      string                `json:"key_ring"`
@@ -61,6 +63,7 @@ func decodeTenant(id tenant.ID, text []byte) (tenant.Tenant, error) {
 	}
 	t := tenant.Tenant{
 		ID: id, Account: d.Account, Name: d.Name, Suspended: d.Suspended, Shared: d.Shared, Names: d.Names, Ports: d.Ports,
+		ServerCertificates: d.ServerCertificates,
 	}
 	for _, c := range d.Clients {
 		client := tenant.Client{ID: c.ID, Name: c.Name, NotAfter: c.NotAfter}

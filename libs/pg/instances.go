@@ -26,6 +26,10 @@ var (
 	// whomever, or reserved for the account of a deleted instance.
 	ErrFingerprintTaken = fault.New(fault.Exists,
 		"This client certificate is registered already. If it is not one of yours, make a new certificate in vCenter.")
+	// ErrNoPort: every port for dedicated endpoints is taken. It is of kind
+	// fault.Unavailable.
+	ErrNoPort = fault.New(fault.Unavailable,
+		"This cell has no port left for an endpoint of this instance's own. Tell the operator of the service.")
 )
 
 var (
@@ -57,8 +61,16 @@ type Instance struct {
 	CreatedBy string // IAM id
 	CreatedAt time.Time
 	UpdatedAt time.Time
+	Revision  int64 // of its newest change that nodes have to know
 	// KeyManager is nil until there is one.
 	KeyManager *tenant.KeyManager
+}
+
+// Endpoint is a host name and port of one instance alone.
+type Endpoint struct {
+	HostName          string // lower case
+	Port              uint16 // as advertised; 0: that of the shared endpoints
+	ServerCertificate []byte // leaf for HostName, in DER; nil: the shared one is shown
 }
 
 // Certificate is a client certificate of an instance.
@@ -70,12 +82,13 @@ type Certificate struct {
 	NotBefore   time.Time
 	NotAfter    time.Time
 	CreatedAt   time.Time
+	Revision    int64 // that added it
 }
 
 // Instances is the control plane's store. Its pool's role is kmip_control.
 // Every call names an account and sees its rows alone; a foreign instance and
 // an unknown one are ErrNotFound alike. Every change that nodes have to know
-// takes a revision in the same transaction.
+// takes a revision: the database does that at commit, whoever writes.
 type Instances struct {
 	pool *Pool
 }
@@ -95,13 +108,10 @@ func (s *Instances) Create(ctx context.Context, i Instance) (Instance, error) {
 		if violates(err, "instances_name") {
 			return ErrNameTaken
 		}
-		if err != nil {
-			return err
+		if err == nil {
+			created, err = getChanged(ctx, q, i.Account, i.ID)
 		}
-		if created, err = getInstance(ctx, q, i.Account, i.ID); err != nil {
-			return err
-		}
-		return q.ConfigurationChanged(ctx, string(i.ID))
+		return err
 	})
 	return created, err
 }
@@ -138,11 +148,26 @@ func (s *Instances) Delete(ctx context.Context, account string, id tenant.ID) er
 }
 
 // SetKeyManager gives an instance its key manager, in place of the one it may
-// have, and makes it Installed.
-func (s *Instances) SetKeyManager(ctx context.Context, account string, id tenant.ID, k tenant.KeyManager) (Instance, error) {
+// have, and makes it Installed. An instance that has none yet and is given
+// dedicated is from then on reached there and no longer at the shared
+// endpoints; whoever has one keeps what its clients were told. It returns
+// ErrNoPort.
+func (s *Instances) SetKeyManager(ctx context.Context, account string, id tenant.ID, k tenant.KeyManager, dedicated *Dedicated) (Instance, error) {
 	var changed Instance
 	err := s.change(ctx, account, id, func(q *queries.Queries) error {
-		err := q.PutKeyManager(ctx, queries.PutKeyManagerParams{
+		before, err := getInstance(ctx, q, account, id)
+		if err != nil {
+			return err
+		}
+		if before.KeyManager == nil && before.Shared && dedicated != nil {
+			if err := dedicated.assign(ctx, q, id); err != nil {
+				return err
+			}
+		}
+		if k.SealedAPIKey == nil {
+			k.SealedAPIKey = []byte{} // null is no value
+		}
+		err = q.PutKeyManager(ctx, queries.PutKeyManagerParams{
 			InstanceID: string(id), Type: string(k.Type), InstanceCrn: k.InstanceCRN,
 			KeyRing: k.KeyRing, RootKeyID: k.RootKeyID, SealedApiKey: k.SealedAPIKey,
 		})
@@ -152,10 +177,49 @@ func (s *Instances) SetKeyManager(ctx context.Context, account string, id tenant
 		if err := q.SetInstalled(ctx, queries.SetInstalledParams{Account: account, ID: string(id)}); err != nil {
 			return err
 		}
-		changed, err = getInstance(ctx, q, account, id)
+		changed, err = getChanged(ctx, q, account, id)
 		return err
 	})
 	return changed, err
+}
+
+// Dedicated is an endpoint to be given to one instance alone.
+type Dedicated struct {
+	HostName            string // lower case
+	ServerCertificate   []byte // leaf for HostName, in DER
+	FirstPort, LastPort uint16 // the lowest free one is taken
+}
+
+func (d *Dedicated) assign(ctx context.Context, q *queries.Queries, id tenant.ID) error {
+	port, err := q.AssignEndpoint(ctx, queries.AssignEndpointParams{
+		InstanceID: string(id), HostName: d.HostName, ServerCertificate: d.ServerCertificate,
+		FirstPort: int32(d.FirstPort), LastPort: int32(d.LastPort),
+	})
+	if err == nil && port == 0 {
+		return ErrNoPort
+	}
+	return err
+}
+
+// ListEndpoints returns an instance's own endpoints, none if it is reached at
+// the shared ones, or ErrNotFound.
+func (s *Instances) ListEndpoints(ctx context.Context, account string, id tenant.ID) ([]Endpoint, error) {
+	var all []Endpoint
+	err := s.in(ctx, account, func(q *queries.Queries) error {
+		if _, err := getInstance(ctx, q, account, id); err != nil {
+			return err
+		}
+		rows, err := q.ListEndpoints(ctx, string(id))
+		for _, row := range rows {
+			e := Endpoint{HostName: row.HostName, ServerCertificate: row.ServerCertificate}
+			if row.Port != nil {
+				e.Port = uint16(*row.Port) //nolint:gosec // the column's check
+			}
+			all = append(all, e)
+		}
+		return err
+	})
+	return all, err
 }
 
 // in runs do in a transaction that sees the account's rows alone.
@@ -168,7 +232,7 @@ func (s *Instances) in(ctx context.Context, account string, do func(*queries.Que
 	})
 }
 
-// change runs write on an instance that it holds locked, and takes a revision.
+// change runs write on an instance that it holds locked.
 func (s *Instances) change(ctx context.Context, account string, id tenant.ID, write func(*queries.Queries) error) error {
 	if uuid.Validate(string(id)) != nil {
 		return errInstanceNotFound
@@ -181,11 +245,18 @@ func (s *Instances) change(ctx context.Context, account string, id tenant.ID, wr
 		if len(locked) == 0 {
 			return errInstanceNotFound
 		}
-		if err := write(q); err != nil {
-			return err
-		}
-		return q.ConfigurationChanged(ctx, string(id))
+		return write(q)
 	})
+}
+
+// getChanged returns an instance that this transaction has changed, with the
+// revision that it takes. From then to commit all changes of the cell wait for
+// this one: call it last.
+func getChanged(ctx context.Context, q *queries.Queries, account string, id tenant.ID) (Instance, error) {
+	if err := q.TakeRevision(ctx); err != nil {
+		return Instance{}, err
+	}
+	return getInstance(ctx, q, account, id)
 }
 
 func getInstance(ctx context.Context, q *queries.Queries, account string, id tenant.ID) (Instance, error) {
@@ -205,7 +276,7 @@ func getInstance(ctx context.Context, q *queries.Queries, account string, id ten
 func instanceOf(row queries.ListInstancesRow) Instance {
 	i := Instance{
 		ID: tenant.ID(row.ID), Account: row.Account, Name: row.Name, Region: row.Region, Status: Status(row.Status),
-		Shared: row.Shared, Suspended: row.Suspended, CreatedBy: row.CreatedBy, CreatedAt: row.CreatedAt, UpdatedAt: row.UpdatedAt,
+		Shared: row.Shared, Suspended: row.Suspended, CreatedBy: row.CreatedBy, CreatedAt: row.CreatedAt, UpdatedAt: row.UpdatedAt, Revision: row.Revision,
 	}
 	if row.Type != nil {
 		i.KeyManager = &tenant.KeyManager{

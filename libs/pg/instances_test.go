@@ -24,7 +24,7 @@ func TestInstanceLife(t *testing.T) {
 
 	for range 2 { // set and replaced
 		k := newKeyManager()
-		changed, err := s.SetKeyManager(t.Context(), account, i.ID, k)
+		changed, err := s.SetKeyManager(t.Context(), account, i.ID, k, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +64,7 @@ func TestForeignInstanceIsNotFound(t *testing.T) {
 	ctx := t.Context()
 	for _, id := range []tenant.ID{foreign.ID, deleted.ID, tenant.ID(uuid.NewString()), "not a uuid", ""} {
 		_, get := s.Get(ctx, account, id)
-		_, set := s.SetKeyManager(ctx, account, id, newKeyManager())
+		_, set := s.SetKeyManager(ctx, account, id, newKeyManager(), nil)
 		_, add := s.AddCertificate(ctx, account, id, newCertificate("x"))
 		_, list := s.ListCertificates(ctx, account, id)
 		for method, err := range map[string]error{
@@ -145,7 +145,7 @@ func TestInstancesRowLevelSecurity(t *testing.T) {
 	s := NewInstances(openAs(t, database, "kmip_control"))
 	i := newInstance(t, s, account, "one")
 	addCertificate(t, s, i, newCertificate("vc"))
-	if _, err := s.SetKeyManager(t.Context(), account, i.ID, newKeyManager()); err != nil {
+	if _, err := s.SetKeyManager(t.Context(), account, i.ID, newKeyManager(), nil); err != nil {
 		t.Fatal(err)
 	}
 	run(t, superuser(t, database), "INSERT INTO endpoints VALUES ('kmip.example.com', $1, 6000)", string(i.ID))

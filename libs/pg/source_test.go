@@ -75,7 +75,7 @@ func TestSnapshotHoldsEverything(t *testing.T) {
 	i := newInstance(t, f.instances, account, "one")
 	first, second := addCertificate(t, f.instances, i, newCertificate("a")), addCertificate(t, f.instances, i, newCertificate("b"))
 	k := newKeyManager()
-	if _, err := f.instances.SetKeyManager(t.Context(), account, i.ID, k); err != nil {
+	if _, err := f.instances.SetKeyManager(t.Context(), account, i.ID, k, nil); err != nil {
 		t.Fatal(err)
 	}
 	gone := newInstance(t, f.instances, account, "gone")
@@ -85,7 +85,7 @@ func TestSnapshotHoldsEverything(t *testing.T) {
 	run(t, superuser(t, f.database), "INSERT INTO endpoints VALUES ('b.example.com', $1, 6001), ('a.example.com', $1, NULL)", string(i.ID))
 
 	s, quarantined := f.snapshot(t)
-	if s.Len() != 1 || len(quarantined) != 0 || s.Revision().Number != 6 || uuid.Validate(s.Revision().ID) != nil {
+	if s.Len() != 1 || len(quarantined) != 0 || s.Revision().Number != 7 || uuid.Validate(s.Revision().ID) != nil {
 		t.Errorf("%d tenants, %v, revision %+v", s.Len(), quarantined, s.Revision())
 	}
 	got := *s.Tenant(i.ID)

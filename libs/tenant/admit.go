@@ -46,8 +46,8 @@ func (r *Refusal) Error() string { return "refused: " + string(r.Cause) }
 // certificate must lead to the same tenant.
 func (s *Snapshot) Admit(a Arrival, now time.Time) (*Tenant, Client, error) {
 	addressed := s.byPort[a.Port]
-	if addressed == nil && a.ServerName != "" {
-		addressed = s.byName[strings.ToLower(strings.TrimSuffix(a.ServerName, "."))]
+	if addressed == nil {
+		addressed = s.byName[hostName(a.ServerName)]
 	}
 	refuse := func(c Cause) (*Tenant, Client, error) {
 		r := &Refusal{Cause: c}
@@ -78,6 +78,21 @@ func (s *Snapshot) Admit(a Arrival, now time.Time) (*Tenant, Client, error) {
 		return refuse(Unconfigured)
 	}
 	return t, client, nil
+}
+
+// ServerCertificate returns the leaf, in DER, that a tenant shows for its own
+// name, or nil: then it is the shared one.
+func (s *Snapshot) ServerCertificate(serverName string) []byte {
+	name := hostName(serverName)
+	if t := s.byName[name]; t != nil {
+		return t.ServerCertificates[name]
+	}
+	return nil
+}
+
+// hostName returns a server name as names are kept here.
+func hostName(serverName string) string {
+	return strings.ToLower(strings.TrimSuffix(serverName, "."))
 }
 
 func (t *Tenant) client(f Fingerprint) Client {

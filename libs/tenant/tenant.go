@@ -70,7 +70,10 @@ type Tenant struct {
 	Shared    bool     // reached at the cell's shared endpoints
 	Names     []string // own host names, lower case
 	Ports     []uint16 // own dedicated ports, as advertised
-	Clients   []Client
+	// ServerCertificates are the leaves, in DER, to show for Names; a name
+	// without one is shown the shared leaf.
+	ServerCertificates map[string][]byte
+	Clients            []Client
 	// KeyManager is nil until the customer has configured one.
 	KeyManager *KeyManager
 }

@@ -58,7 +58,7 @@ func (h *handlers) ReplaceKeyManager(ctx context.Context, request server.Replace
 	if err := h.check(ctx, ring, instance, settings); err != nil {
 		return nil, err
 	}
-	if _, err := h.instances.SetKeyManager(ctx, instance.Account, instance.ID, settings); err != nil {
+	if _, err := h.instances.SetKeyManager(ctx, instance.Account, instance.ID, settings, nil); err != nil {
 		return nil, orNoInstance(err)
 	}
 	return server.ReplaceKeyManager200JSONResponse(keyManagerModel(settings)), nil

@@ -46,7 +46,7 @@ func TestTwoNodesOnPostgreSQL(t *testing.T) {
 	if _, err := instances.SetKeyManager(t.Context(), account, instance.ID, tenant.KeyManager{
 		Type: tenant.KeyProtect, InstanceCRN: "crn:v1:bluemix:public:kms:us-south:a/" + account + ":" + uuid.NewString() + "::",
 		KeyRing: "default", RootKeyID: uuid.NewString(), SealedAPIKey: []byte("sealed"),
-	}); err != nil {
+	}, nil); err != nil {
 		t.Fatal(err)
 	}
 	pair := clientCertificate(t)

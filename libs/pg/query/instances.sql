@@ -7,7 +7,7 @@ VALUES (@id, @account, @name, @region, @status, @suspended, @shared, @created_by
 
 -- name: ListInstances :many
 -- All instances of an account, or the one with an id.
-SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at,
+SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at, i.revision,
     k.type, k.instance_crn, k.key_ring, k.root_key_id, k.sealed_api_key
 FROM instances i
 LEFT JOIN key_managers k ON k.instance_id = i.id
@@ -44,5 +44,15 @@ SELECT * FROM client_certificates WHERE instance_id = @instance_id ORDER BY crea
 -- name: DeleteCertificate :execrows
 DELETE FROM client_certificates WHERE instance_id = @instance_id AND id = @id;
 
--- name: ConfigurationChanged :exec
-SELECT configuration_changed(@instance_id);
+-- name: GetCertificate :one
+SELECT * FROM client_certificates WHERE instance_id = @instance_id AND id = @id;
+
+-- name: AssignEndpoint :one
+SELECT coalesce(assign_endpoint(@instance_id, @host_name, @server_certificate, @first_port, @last_port), 0)::integer;
+
+-- name: ListEndpoints :many
+SELECT host_name, port, server_certificate FROM endpoints WHERE instance_id = @instance_id ORDER BY host_name;
+
+-- name: TakeRevision :exec
+-- The revision is taken at commit, or now.
+SET CONSTRAINTS ALL IMMEDIATE;

@@ -13,7 +13,7 @@ import (
 const addCertificate = `-- name: AddCertificate :one
 INSERT INTO client_certificates (instance_id, name, der, not_before, not_after)
 VALUES ($1, $2, $3, $4, $5)
-RETURNING id, instance_id, name, der, fingerprint, not_before, not_after, created_at
+RETURNING id, instance_id, name, der, fingerprint, not_before, not_after, created_at, revision
 `
 
 type AddCertificateParams struct {
@@ -42,8 +42,34 @@ func (q *Queries) AddCertificate(ctx context.Context, arg AddCertificateParams) 
 		&i.NotBefore,
 		&i.NotAfter,
 		&i.CreatedAt,
+		&i.Revision,
 	)
 	return i, err
+}
+
+const assignEndpoint = `-- name: AssignEndpoint :one
+SELECT coalesce(assign_endpoint($1, $2, $3, $4, $5), 0)::integer
+`
+
+type AssignEndpointParams struct {
+	InstanceID        string
+	HostName          string
+	ServerCertificate []byte
+	FirstPort         int32
+	LastPort          int32
+}
+
+func (q *Queries) AssignEndpoint(ctx context.Context, arg AssignEndpointParams) (int32, error) {
+	row := q.db.QueryRow(ctx, assignEndpoint,
+		arg.InstanceID,
+		arg.HostName,
+		arg.ServerCertificate,
+		arg.FirstPort,
+		arg.LastPort,
+	)
+	var column_1 int32
+	err := row.Scan(&column_1)
+	return column_1, err
 }
 
 const claimFingerprint = `-- name: ClaimFingerprint :exec
@@ -52,15 +78,6 @@ SELECT claim_fingerprint(sha256($1::bytea))
 
 func (q *Queries) ClaimFingerprint(ctx context.Context, der []byte) error {
 	_, err := q.db.Exec(ctx, claimFingerprint, der)
-	return err
-}
-
-const configurationChanged = `-- name: ConfigurationChanged :exec
-SELECT configuration_changed($1)
-`
-
-func (q *Queries) ConfigurationChanged(ctx context.Context, instanceID string) error {
-	_, err := q.db.Exec(ctx, configurationChanged, instanceID)
 	return err
 }
 
@@ -125,8 +142,34 @@ func (q *Queries) DeleteInstance(ctx context.Context, arg DeleteInstanceParams) 
 	return err
 }
 
+const getCertificate = `-- name: GetCertificate :one
+SELECT id, instance_id, name, der, fingerprint, not_before, not_after, created_at, revision FROM client_certificates WHERE instance_id = $1 AND id = $2
+`
+
+type GetCertificateParams struct {
+	InstanceID string
+	ID         string
+}
+
+func (q *Queries) GetCertificate(ctx context.Context, arg GetCertificateParams) (ClientCertificate, error) {
+	row := q.db.QueryRow(ctx, getCertificate, arg.InstanceID, arg.ID)
+	var i ClientCertificate
+	err := row.Scan(
+		&i.ID,
+		&i.InstanceID,
+		&i.Name,
+		&i.Der,
+		&i.Fingerprint,
+		&i.NotBefore,
+		&i.NotAfter,
+		&i.CreatedAt,
+		&i.Revision,
+	)
+	return i, err
+}
+
 const listCertificates = `-- name: ListCertificates :many
-SELECT id, instance_id, name, der, fingerprint, not_before, not_after, created_at FROM client_certificates WHERE instance_id = $1 ORDER BY created_at, id
+SELECT id, instance_id, name, der, fingerprint, not_before, not_after, created_at, revision FROM client_certificates WHERE instance_id = $1 ORDER BY created_at, id
 `
 
 func (q *Queries) ListCertificates(ctx context.Context, instanceID string) ([]ClientCertificate, error) {
@@ -147,6 +190,7 @@ func (q *Queries) ListCertificates(ctx context.Context, instanceID string) ([]Cl
 			&i.NotBefore,
 			&i.NotAfter,
 			&i.CreatedAt,
+			&i.Revision,
 		); err != nil {
 			return nil, err
 		}
@@ -158,8 +202,38 @@ func (q *Queries) ListCertificates(ctx context.Context, instanceID string) ([]Cl
 	return items, nil
 }
 
+const listEndpoints = `-- name: ListEndpoints :many
+SELECT host_name, port, server_certificate FROM endpoints WHERE instance_id = $1 ORDER BY host_name
+`
+
+type ListEndpointsRow struct {
+	HostName          string
+	Port              *int32
+	ServerCertificate []byte
+}
+
+func (q *Queries) ListEndpoints(ctx context.Context, instanceID string) ([]ListEndpointsRow, error) {
+	rows, err := q.db.Query(ctx, listEndpoints, instanceID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListEndpointsRow
+	for rows.Next() {
+		var i ListEndpointsRow
+		if err := rows.Scan(&i.HostName, &i.Port, &i.ServerCertificate); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listInstances = `-- name: ListInstances :many
-SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at,
+SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at, i.revision,
     k.type, k.instance_crn, k.key_ring, k.root_key_id, k.sealed_api_key
 FROM instances i
 LEFT JOIN key_managers k ON k.instance_id = i.id
@@ -183,6 +257,7 @@ type ListInstancesRow struct {
 	CreatedBy    string
 	CreatedAt    time.Time
 	UpdatedAt    time.Time
+	Revision     int64
 	Type         *string
 	InstanceCrn  *string
 	KeyRing      *string
@@ -211,6 +286,7 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 			&i.CreatedBy,
 			&i.CreatedAt,
 			&i.UpdatedAt,
+			&i.Revision,
 			&i.Type,
 			&i.InstanceCrn,
 			&i.KeyRing,
@@ -305,5 +381,15 @@ type SetInstalledParams struct {
 
 func (q *Queries) SetInstalled(ctx context.Context, arg SetInstalledParams) error {
 	_, err := q.db.Exec(ctx, setInstalled, arg.Account, arg.ID)
+	return err
+}
+
+const takeRevision = `-- name: TakeRevision :exec
+SET CONSTRAINTS ALL IMMEDIATE
+`
+
+// The revision is taken at commit, or now.
+func (q *Queries) TakeRevision(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, takeRevision)
 	return err
 }

@@ -17,4 +17,5 @@ type ClientCertificate struct {
 	NotBefore   time.Time
 	NotAfter    time.Time
 	CreatedAt   time.Time
+	Revision    int64
 }
