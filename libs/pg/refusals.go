@@ -30,24 +30,24 @@ type Refusal struct {
 	LastAt     time.Time
 }
 
-// CountedRefusal is a Refusal before it is stored.
-type CountedRefusal struct {
+// Refused is what is told apart of those that are turned away, before it is
+// stored.
+type Refused struct {
 	Addressed  tenant.ID // whose own name or port was used; empty: a shared endpoint
 	Cause      tenant.Cause
-	Source     netip.Addr
-	ServerName string // valid UTF-8 without NUL
-	Port       uint16
+	Source     netip.Addr // zero: not told apart
+	ServerName string     // valid UTF-8 without NUL
+	Port       uint16     // as advertised
 	Client     tenant.Fingerprint
 	HasClient  bool
-	Times      int64
 }
 
 // nobody stands for the shared endpoints, which are no instance's own.
 const nobody = "00000000-0000-0000-0000-000000000000"
 
-// Refused adds to the refusals on record. Those of an instance beyond 1,000
+// CountRefused adds to the refusals on record. Those of an instance beyond 1,000
 // rows a day are counted by cause alone; rows are kept for 30 days.
-func (r *Reports) Refused(ctx context.Context, counted []CountedRefusal) error {
+func (r *Reports) CountRefused(ctx context.Context, counted map[Refused]int64) error {
 	type row struct {
 		Instance    string       `json:"instance"`
 		Cause       tenant.Cause `json:"cause"`
@@ -58,8 +58,8 @@ func (r *Reports) Refused(ctx context.Context, counted []CountedRefusal) error {
 		Times       int64        `json:"times"`
 	}
 	rows := make([]row, 0, len(counted))
-	for _, c := range counted {
-		x := row{Instance: nobody, Cause: c.Cause, ServerName: c.ServerName, Port: c.Port, Times: c.Times}
+	for c, times := range counted {
+		x := row{Instance: nobody, Cause: c.Cause, ServerName: c.ServerName, Port: c.Port, Times: times}
 		if c.Addressed != "" {
 			x.Instance = string(c.Addressed)
 		}

@@ -17,15 +17,15 @@ func TestRefusals(t *testing.T) {
 	mine, theirs := newInstance(t, f.instances, account, "mine"), newInstance(t, f.instances, stranger, "theirs")
 	r := NewReports(openAs(t, f.database, "kmip_node"), "node-1")
 	client := tenant.Fingerprint{7}
-	one := CountedRefusal{
+	one := Refused{
 		Addressed: mine.ID, Cause: tenant.UnknownCertificate, Source: source,
-		ServerName: "mine.example.com", Port: 7000, Client: client, HasClient: true, Times: 2,
+		ServerName: "mine.example.com", Port: 7000, Client: client, HasClient: true,
 	}
 	shared, foreign := one, one
 	shared.Addressed, foreign.Addressed = "", theirs.ID
-	none := CountedRefusal{Addressed: mine.ID, Cause: tenant.NoCertificate, Source: netip.MustParseAddr("2001:db8::1"), Port: 7000, Times: 1}
-	for _, batch := range [][]CountedRefusal{{one, shared, foreign}, {one, none}, nil} {
-		if err := r.Refused(t.Context(), batch); err != nil {
+	none := Refused{Addressed: mine.ID, Cause: tenant.NoCertificate, Source: netip.MustParseAddr("2001:db8::1"), Port: 7000}
+	for _, batch := range []map[Refused]int64{{one: 2, shared: 2, foreign: 2}, {one: 2, none: 1}, nil} {
+		if err := r.CountRefused(t.Context(), batch); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -75,13 +75,14 @@ func TestRefusalsHaveADailyCap(t *testing.T) {
 	r := NewReports(openAs(t, f.database, "kmip_node"), "node-1")
 	const flood = 1100
 	address := netip.MustParseAddr("10.0.0.1")
-	batch := make([]CountedRefusal, 0, flood+1)
+	batch := make(map[Refused]int64)
 	for range flood {
-		batch = append(batch, CountedRefusal{Addressed: mine.ID, Cause: tenant.NoCertificate, Source: address, Port: 7000, Times: 3})
+		batch[Refused{Addressed: mine.ID, Cause: tenant.NoCertificate, Source: address, Port: 7000}] = 3
 		address = address.Next()
 	}
-	batch = append(batch, CountedRefusal{Addressed: theirs.ID, Cause: tenant.NoCertificate, Source: source, Port: 7001, Times: 1})
-	if err := r.Refused(t.Context(), batch); err != nil {
+	other := Refused{Addressed: theirs.ID, Cause: tenant.NoCertificate, Source: source, Port: 7001}
+	batch[other] = 1
+	if err := r.CountRefused(t.Context(), batch); err != nil {
 		t.Fatal(err)
 	}
 	var rows, times, withoutSource int64
@@ -99,7 +100,7 @@ func TestRefusalsHaveADailyCap(t *testing.T) {
 
 	// After 30 days they are gone.
 	run(t, superuser(t, f.database), "UPDATE refusals SET minute = minute - interval '31 days' WHERE instance_id = $1", string(mine.ID))
-	if err := r.Refused(t.Context(), batch[flood:]); err != nil {
+	if err := r.CountRefused(t.Context(), map[Refused]int64{other: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if list, err := f.instances.ListRefusals(t.Context(), account, mine.ID); err != nil || len(list) != 0 {
@@ -112,8 +113,8 @@ func TestRefusalsWithoutSourceAreCountedByDay(t *testing.T) {
 	mine := newInstance(t, f.instances, account, "mine")
 	r := NewReports(openAs(t, f.database, "kmip_node"), "node-1")
 	for n := range 2 {
-		batch := []CountedRefusal{{Addressed: mine.ID, Cause: "no_tls", Port: 7000, Times: int64(n + 1)}}
-		if err := r.Refused(t.Context(), batch); err != nil {
+		batch := map[Refused]int64{{Addressed: mine.ID, Cause: "no_tls", Port: 7000}: int64(n + 1)}
+		if err := r.CountRefused(t.Context(), batch); err != nil {
 			t.Fatal(err)
 		}
 	}

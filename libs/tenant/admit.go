@@ -29,12 +29,7 @@ const (
 )
 
 // Refusal is the error of Admit.
-type Refusal struct {
-	Cause Cause
-	// Addressed is the tenant whose own name or port was used, empty at a
-	// shared endpoint: only it may be shown the refusal.
-	Addressed ID
-}
+type Refusal struct{ Cause Cause }
 
 // Error returns the cause.
 func (r *Refusal) Error() string { return "refused: " + string(r.Cause) }
@@ -45,17 +40,8 @@ func (r *Refusal) Error() string { return "refused: " + string(r.Cause) }
 // then finds only tenants of the shared endpoints. Name or port and
 // certificate must lead to the same tenant.
 func (s *Snapshot) Admit(a Arrival, now time.Time) (*Tenant, Client, error) {
-	addressed := s.byPort[a.Port]
-	if addressed == nil {
-		addressed = s.byName[hostName(a.ServerName)]
-	}
-	refuse := func(c Cause) (*Tenant, Client, error) {
-		r := &Refusal{Cause: c}
-		if addressed != nil {
-			r.Addressed = addressed.ID
-		}
-		return nil, Client{}, r
-	}
+	addressed := s.addressed(a)
+	refuse := func(c Cause) (*Tenant, Client, error) { return nil, Client{}, &Refusal{c} }
 	if !a.HasClient {
 		return refuse(NoCertificate)
 	}
@@ -78,6 +64,24 @@ func (s *Snapshot) Admit(a Arrival, now time.Time) (*Tenant, Client, error) {
 		return refuse(Unconfigured)
 	}
 	return t, client, nil
+}
+
+// addressed is the tenant whose own port or name was used, nil at a shared
+// endpoint.
+func (s *Snapshot) addressed(a Arrival) *Tenant {
+	if t := s.byPort[a.Port]; t != nil {
+		return t
+	}
+	return s.byName[hostName(a.ServerName)]
+}
+
+// Addressed returns the tenant whose own port or name was used, or "" at a
+// shared endpoint: only that tenant may be shown that somebody was refused.
+func (s *Snapshot) Addressed(a Arrival) ID {
+	if t := s.addressed(a); t != nil {
+		return t.ID
+	}
+	return ""
 }
 
 // ServerCertificate returns the leaf, in DER, that a tenant shows for its own

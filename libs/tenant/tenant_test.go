@@ -81,8 +81,8 @@ func TestAdmit(t *testing.T) {
 			continue
 		}
 		var r *tenant.Refusal
-		if !errors.As(err, &r) || got != nil || r.Cause != c.cause || r.Addressed != c.addressed {
-			t.Errorf("%s: %+v, %+v, want %s addressed to %q", name, got, r, c.cause, c.addressed)
+		if !errors.As(err, &r) || got != nil || r.Cause != c.cause || s.Addressed(a) != c.addressed {
+			t.Errorf("%s: %+v, %+v addressed to %q, want %s addressed to %q", name, got, r, s.Addressed(a), c.cause, c.addressed)
 		}
 	}
 }

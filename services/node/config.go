@@ -20,7 +20,8 @@ import (
 
 // Config is read from the environment by cmd/kmip-node.
 type Config struct {
-	// Name tells nodes apart in logs and in the API.
+	// Name tells nodes apart in logs and in the API; no two nodes of a cell
+	// have the same.
 	Name string `env:"KMIP_NODE_NAME" envDefault:"node"`
 	// DatabaseURL is PostgreSQL's, for the role kmip_node.
 	DatabaseURL string `env:"DATABASE_URL"`
@@ -29,6 +30,10 @@ type Config struct {
 	// AdvertisedPort is the port that clients use, if a balancer or another
 	// mapping makes it differ from Listen's.
 	AdvertisedPort uint16 `env:"KMIP_ADVERTISED_PORT"`
+	// DedicatedPortOffset leads from the advertised port of a tenant's own
+	// endpoint to the one that this node listens on, at Listen's host: nodes on
+	// one address have different ones.
+	DedicatedPortOffset int `env:"KMIP_DEDICATED_PORT_OFFSET"`
 	// AdminAddress serves /livez, /readyz and /metrics.
 	AdminAddress string `env:"KMIP_ADMIN_ADDRESS" envDefault:"127.0.0.1:8081"`
 	// CertificateFile and KeyFile are the shared leaf with its chain, and its
@@ -46,6 +51,7 @@ type Config struct {
 
 // parts is what the settings stand for.
 type parts struct {
+	host        string // to listen on; empty: all addresses
 	port        uint16 // advertised
 	certificate tls.Certificate
 	managers    *keyManagers
@@ -62,14 +68,18 @@ func (c Config) check() (parts, error) {
 	if u, err := url.Parse(c.DatabaseURL); err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
 		problem("DATABASE_URL", "not a PostgreSQL URL; set it to postgres://kmip_node:<password>@<host>:<port>/<database>")
 	}
-	port, err := portOf(c.Listen)
+	host, port, err := splitAddress(c.Listen)
+	p.host = host
 	if err != nil {
 		problem("KMIP_LISTEN", "%q is not an address; set it to host:port, for example 0.0.0.0:5696", c.Listen)
 	}
 	if p.port = c.AdvertisedPort; p.port == 0 {
 		p.port = port
 	}
-	if _, err := portOf(c.AdminAddress); err != nil {
+	if c.DedicatedPortOffset <= -maxPort || c.DedicatedPortOffset >= maxPort {
+		problem("KMIP_DEDICATED_PORT_OFFSET", "%d leads to no port; set it to what is to be added to advertised ports, 0 for nothing", c.DedicatedPortOffset)
+	}
+	if _, _, err := splitAddress(c.AdminAddress); err != nil {
 		problem("KMIP_ADMIN_ADDRESS", "%q is not an address; set it to host:port, for example 127.0.0.1:8081", c.AdminAddress)
 	}
 	if c.CertificateFile == "" {
@@ -106,12 +116,14 @@ func (c Config) check() (parts, error) {
 	return p, errors.Join(problems...)
 }
 
-// portOf returns the port of an address to listen on.
-func portOf(address string) (uint16, error) {
-	_, text, err := net.SplitHostPort(address)
+const maxPort = 1<<16 - 1
+
+// splitAddress returns host and port of an address to listen on.
+func splitAddress(address string) (host string, port uint16, err error) {
+	host, text, err := net.SplitHostPort(address)
 	if err != nil {
-		return 0, err
+		return "", 0, err
 	}
-	port, err := strconv.ParseUint(text, 10, 16)
-	return uint16(port), err
+	number, err := strconv.ParseUint(text, 10, 16)
+	return host, uint16(number), err
 }

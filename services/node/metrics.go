@@ -14,6 +14,8 @@ type metrics struct {
 	duration                                    *prometheus.HistogramVec // operation of the first item
 	keyManager                                  *prometheus.CounterVec   // tenant, action, result
 	panics                                      prometheus.Counter
+	doors                                       *prometheus.GaugeVec // state: open, missing
+	reportsFailed                               prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -43,8 +45,14 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "kmip_connection_panics_total", Help: "Connections that ended by a panic: a mistake of this program.",
 		}),
+		doors: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "kmip_dedicated_ports", Help: "Ports of single tenants by state: open, or missing because they can't be listened on.",
+		}, []string{"state"}),
+		reportsFailed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "kmip_reports_failed_total", Help: "Reports of the configuration in force, and of refusals, that PostgreSQL did not take. Refusals are reported again.",
+		}),
 	}
-	r.MustRegister(m.handshakes, m.items, m.duration, m.keyManager, m.panics)
+	r.MustRegister(m.handshakes, m.items, m.duration, m.keyManager, m.panics, m.doors, m.reportsFailed)
 	return m
 }
 

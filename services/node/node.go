@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/obs"
@@ -23,6 +24,7 @@ const vendor = "KMIP for VMware"
 // Node is a KMIP node, ready to run.
 type Node struct {
 	server   *server
+	reporter *reporter
 	pool     *pg.Pool
 	log      *slog.Logger
 	kmip     net.Listener
@@ -62,7 +64,9 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *Node, err error) {
 		Now:    time.Now, Vendor: vendor,
 	}
 	n.server = newServer(p.port, p.certificate, follow, respond, n.log, m, time.Now)
+	n.server.doors.host, n.server.doors.offset = p.host, c.DedicatedPortOffset
 	follow.replaced = n.server.replaced
+	n.reporter = &reporter{reports: pg.NewReports(n.pool, c.Name), server: n.server, rival: rate.Sometimes{Interval: complainEvery}}
 	n.adminAPI = obs.Admin(registry, func(context.Context) error { return n.server.ready() })
 	return n, nil
 }
@@ -76,9 +80,12 @@ func (n *Node) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return obs.Serve(adminContext, n.log, n.admin, n.adminAPI) })
 	group.Go(func() error { n.server.configuration.follow(ctx); return nil })
+	group.Go(func() error { n.reporter.run(ctx); return nil })
 	group.Go(func() error {
 		defer endAdmin()
-		return n.server.serve(ctx, n.kmip)
+		err := n.server.serve(ctx, n.kmip)
+		n.reporter.signOff(adminContext)
+		return err
 	})
 	if err := group.Wait(); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return err

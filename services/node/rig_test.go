@@ -58,6 +58,7 @@ type ports struct {
 	wrap    func(responder) responder // nil: as it is
 	listen  net.Listener              // nil: a real socket
 	vault   *enginetest.Vault         // nil: a fresh one
+	offset  int                       // from advertised dedicated ports to bound ones
 }
 
 // cell is a node's server that listens.
@@ -92,12 +93,10 @@ func serveCell(t *testing.T, p ports) *cell {
 		respond = p.wrap(respond)
 	}
 	c.server = newServer(5696, *shown.must(t), follow, respond, log, m, time.Now)
+	c.doors.host, c.doors.offset = "127.0.0.1", p.offset
 	follow.replaced = func() {
 		c.replaced()
-		select {
-		case c.applied <- struct{}{}:
-		default: // one is there that nobody took yet
-		}
+		signal(c.applied)
 	}
 	if err := c.ready(); err == nil {
 		t.Error("ready before a configuration was read")

@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +18,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 	"github.com/kmip-for-vmware/kmip/libs/wire"
 )
@@ -26,9 +29,11 @@ type responder interface {
 	Refuse(request []byte, err error) wire.Response
 }
 
-// server accepts KMIP connections on one listener.
+// server accepts KMIP connections on the shared listener and on tenants' own
+// ports.
 type server struct {
-	port          uint16 // advertised
+	port          uint16 // of the shared listener, as advertised
+	doors         doors
 	tls           *tls.Config
 	configuration *configuration
 	responder     responder
@@ -38,8 +43,14 @@ type server struct {
 
 	sources  sources
 	turns    turns
+	refusals refusals
 	draining atomic.Bool
 	tooFast  rate.Sometimes // bounds the log, not the refusals
+	changed  chan struct{}  // has a value when the configuration was replaced
+	// inForce is what new connections, ports included, are served by; told gets
+	// a value when it has changed.
+	inForce  atomic.Pointer[tenant.Revision]
+	told     chan struct{}
 	running  sync.WaitGroup
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -49,7 +60,9 @@ type server struct {
 func newServer(port uint16, certificate tls.Certificate, c *configuration, r responder, log *slog.Logger, m *metrics, now func() time.Time) *server {
 	return &server{
 		port: port, configuration: c, responder: r, log: log, metrics: m, now: now,
+		doors: doors{log: log, metrics: m, open: make(map[uint16]net.Listener), missing: make(map[uint16]string)},
 		tls: &tls.Config{
+			// Without SNI, with a shared name or with a stranger's.
 			Certificates: []tls.Certificate{certificate},
 			MinVersion:   tls.VersionTLS12,
 			// vCenter's certificate is self-signed and has no extended key
@@ -61,14 +74,17 @@ func newServer(port uint16, certificate tls.Certificate, c *configuration, r res
 		},
 		sources:  sources{seen: make(map[netip.Addr]*source)},
 		turns:    turns{tenants: make(map[tenant.ID]*turn)},
+		refusals: refusals{counted: make(map[pg.Refused]int64)},
 		tooFast:  rate.Sometimes{Interval: time.Second},
+		changed:  make(chan struct{}, 1),
+		told:     make(chan struct{}, 1),
 		sessions: make(map[*session]struct{}),
 		admitted: make(map[tenant.ID]int),
 	}
 }
 
-// serve accepts until ctx ends, then lets requests in flight finish. The
-// accept loop itself never waits for a client.
+// serve accepts on l, and on tenants' own ports, until ctx ends; then it lets
+// requests in flight finish.
 func (s *server) serve(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() {
 		s.draining.Store(true)
@@ -77,16 +93,26 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 	work, callOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer callOff()
+	s.running.Go(func() { s.keepDoors(ctx, work) })
+	if err := s.acceptAll(ctx, work, l, s.port); err != nil {
+		return err
+	}
+	s.drain(callOff)
+	return nil
+}
+
+// acceptAll accepts until ctx ends, or l is closed before: that is its error.
+// It never waits for a client.
+func (s *server) acceptAll(ctx, work context.Context, l net.Listener, port uint16) error {
 	for pause := time.Millisecond; ; {
 		conn, err := l.Accept()
 		switch {
 		case err == nil:
 			pause = time.Millisecond
-			s.accept(ctx, work, conn)
+			s.accept(ctx, work, conn, port)
 			continue
 		case ctx.Err() != nil:
-			s.drain(callOff)
-			return nil
+			return nil //nolint:nilerr // the end is no failure
 		case errors.Is(err, net.ErrClosed):
 			return err
 		}
@@ -101,15 +127,19 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 }
 
 // accept charges listener and source, and starts the session.
-func (s *server) accept(door, work context.Context, conn net.Conn) {
+func (s *server) accept(door, work context.Context, conn net.Conn, port uint16) {
 	address := addressOf(conn)
-	x := &session{server: s, raw: conn, source: sourceOf(address), first: make(chan error, 1)}
+	x := &session{
+		server: s, raw: conn, address: address, source: sourceOf(address), first: make(chan error, 1),
+		arrival: tenant.Arrival{Port: port},
+	}
 	x.log = s.log.With("connection", uuid.NewString(), "source", address.String())
 	wait, refused := s.add(x)
 	if refused != "" {
 		s.metrics.handshakes.WithLabelValues(refused).Inc()
+		s.note(x, tenant.Cause(refused))
 		s.tooFast.Do(func() {
-			x.log.Warn("connection refused; at most one such line is written each second", "cause", refused)
+			x.log.Warn("connection refused; at most one such line is written each second", "cause", refused, "port", port)
 		})
 		conn.Close()
 		return
@@ -168,13 +198,14 @@ func (s *server) forget(x *session) {
 // replaced closes idle connections whose tenant or certificate is no longer
 // admitted. Busy ones are refused at their next request.
 func (s *server) replaced() {
+	signal(s.changed)
 	for _, x := range s.open() {
 		arrival, ok := x.shown()
 		if !ok {
 			continue
 		}
 		if _, _, err := s.configuration.admit(arrival, s.now()); err != nil && x.closeIfIdle() {
-			x.logRefusal("connection closed: it is no longer admitted", arrival, err)
+			x.refused("connection closed: it is no longer admitted", arrival, err)
 		}
 	}
 }
@@ -208,6 +239,51 @@ func (s *server) open() []*session {
 		all = append(all, x)
 	}
 	return all
+}
+
+// certificate returns the leaf for a server name: the tenant's own if it has
+// one over the key that this node holds, else the shared one.
+func (s *server) certificate(serverName string) *tls.Certificate {
+	shared := &s.tls.Certificates[0]
+	snapshot := s.configuration.current.Load()
+	if snapshot == nil {
+		return shared
+	}
+	der := snapshot.ServerCertificate(serverName)
+	if der == nil {
+		return shared
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err == nil && !samePublicKey(leaf, shared) {
+		err = errors.New("it is over another key than the shared one: give all nodes and the control plane the same certificate and key")
+	}
+	if err != nil {
+		s.tooFast.Do(func() {
+			s.log.Error("a tenant's server certificate can't be shown, the shared one is", "server_name", serverName, "error", err)
+		})
+		return shared
+	}
+	return &tls.Certificate{
+		Certificate: append([][]byte{der}, shared.Certificate[1:]...), PrivateKey: shared.PrivateKey, Leaf: leaf,
+	}
+}
+
+func samePublicKey(leaf *x509.Certificate, own *tls.Certificate) bool {
+	key, ok := own.PrivateKey.(crypto.Signer)
+	if !ok {
+		return false
+	}
+	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(leaf.PublicKey)
+}
+
+// signal leaves a value in a channel with room for one, unless one is there
+// that nobody took yet.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // ready tells why the node should get no new connections, or nil.

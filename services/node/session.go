@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
@@ -22,18 +23,19 @@ import (
 
 // session is one connection, from its first byte to its end.
 type session struct {
-	server *server
-	raw    net.Conn
-	log    *slog.Logger
-	source netip.Addr // that is charged until the connection is admitted
+	server  *server
+	raw     net.Conn
+	log     *slog.Logger
+	address netip.Addr // of the client
+	source  netip.Addr // that is charged until the connection is admitted
 
 	// first tells how the wait for a request's first byte ended.
 	first chan error
 
 	mu      sync.Mutex
-	arrival tenant.Arrival
-	known   bool // arrival holds what the handshake showed
-	busy    bool // a request is being read, carried out or answered
+	arrival tenant.Arrival // its port from the start, the rest as the handshake shows it
+	known   bool           // the handshake has shown all of it
+	busy    bool           // a request is being read, carried out or answered
 	closed  bool
 
 	// Under server.mu:
@@ -91,8 +93,14 @@ func (x *session) handshake(ctx context.Context) (*tls.Conn, error) {
 	defer cancel()
 	var refused error
 	config := x.server.tls.Clone()
+	config.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		x.mu.Lock()
+		x.arrival.ServerName = hello.ServerName
+		x.mu.Unlock()
+		return x.server.certificate(hello.ServerName), nil
+	}
 	config.VerifyConnection = func(state tls.ConnectionState) error {
-		a := tenant.Arrival{ServerName: state.ServerName, Port: x.server.port}
+		a := tenant.Arrival{ServerName: state.ServerName, Port: x.arrival.Port}
 		if len(state.PeerCertificates) > 0 {
 			a.Client, a.HasClient = tenant.FingerprintOf(state.PeerCertificates[0].Raw), true
 		}
@@ -115,12 +123,32 @@ func (x *session) handshake(ctx context.Context) (*tls.Conn, error) {
 		x.server.metrics.handshakes.WithLabelValues("admitted").Inc()
 	case refused != nil:
 		x.server.metrics.handshakes.WithLabelValues(causeOf(refused)).Inc()
-		x.logRefusal("connection refused", x.arrival, refused)
+		x.refused("connection refused", x.arrival, refused)
 	default:
-		x.server.metrics.handshakes.WithLabelValues("no_tls").Inc()
+		x.server.metrics.handshakes.WithLabelValues(string(noTLS)).Inc()
 		x.log.Debug("no TLS connection", "error", err)
+		if broken(err) {
+			x.server.note(x, noTLS)
+		}
 	}
 	return conn, err
+}
+
+// noTLS is the cause of a handshake that came to nothing: the client does not
+// trust our certificate, knows none of our suites, or speaks no TLS.
+const noTLS tenant.Cause = "no_tls"
+
+// broken tells a handshake that failed from a client that just went away, as
+// vCenter does when it compares certificates.
+func broken(err error) bool {
+	var network net.Error
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, context.Canceled):
+		return false
+	case errors.As(err, &network) && network.Timeout():
+		return false
+	}
+	return true
 }
 
 // enter charges the connection to its tenant and no longer to its source: the
@@ -133,8 +161,9 @@ func (x *session) enter() error {
 	return x.server.enter(x, t.ID)
 }
 
-// logRefusal writes down why somebody was turned away.
-func (x *session) logRefusal(what string, a tenant.Arrival, err error) {
+// refused writes down why somebody was turned away, and counts it.
+func (x *session) refused(what string, a tenant.Arrival, err error) {
+	x.server.note(x, tenant.Cause(causeOf(err)))
 	fingerprint := ""
 	if a.HasClient {
 		fingerprint = a.Client.String()
@@ -226,8 +255,8 @@ func (x *session) closeIfIdle() bool {
 	return idle
 }
 
-// shown returns what the handshake showed, if it has come that far.
-func (x *session) shown() (tenant.Arrival, bool) {
+// shown returns what the handshake has shown so far, and whether that is all.
+func (x *session) shown() (a tenant.Arrival, all bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.arrival, x.known
@@ -240,7 +269,7 @@ func (x *session) answer(ctx context.Context, conn *tls.Conn, in *bufio.Reader, 
 	began := time.Now()
 	t, client, err := x.server.configuration.admit(x.arrival, x.server.now())
 	if err != nil {
-		x.logRefusal("request refused", x.arrival, err)
+		x.refused("request refused", x.arrival, err)
 		return true, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)

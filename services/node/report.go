@@ -1,0 +1,88 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/kmip-for-vmware/kmip/libs/pg"
+)
+
+const (
+	reportInterval = time.Second // so often the control plane hears of this node
+	reportTimeout  = 3 * time.Second
+)
+
+// reporter tells the database what is in force on this node and who was turned
+// away. While the database is away refusals wait in memory.
+type reporter struct {
+	reports *pg.Reports
+	server  *server
+	rival   rate.Sometimes // bounds the log
+}
+
+// run reports until ctx ends.
+func (r *reporter) run(ctx context.Context) {
+	tick := time.NewTicker(reportInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-r.server.told:
+			r.inForce(ctx)
+		case <-tick.C:
+			r.inForce(ctx)
+			r.refusals(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// signOff reports for the last time: the node counts no longer.
+func (r *reporter) signOff(ctx context.Context) {
+	r.refusals(ctx)
+	r.try(ctx, r.reports.SignOff)
+}
+
+func (r *reporter) inForce(ctx context.Context) {
+	at := r.server.inForce.Load()
+	if at == nil {
+		return
+	}
+	r.try(ctx, func(ctx context.Context) error {
+		contested, err := r.reports.InForce(ctx, *at)
+		if contested {
+			r.rival.Do(func() {
+				r.server.log.Error("another process reports under this node's name: give each node its own KMIP_NODE_NAME")
+			})
+		}
+		return err
+	})
+}
+
+func (r *reporter) refusals(ctx context.Context) {
+	counted := r.server.refusals.take()
+	if len(counted) == 0 {
+		return
+	}
+	r.try(ctx, func(ctx context.Context) error {
+		err := r.reports.CountRefused(ctx, counted)
+		if err != nil {
+			// One whose outcome is unknown may be counted twice.
+			r.server.refusals.add(counted)
+		}
+		return err
+	})
+}
+
+// try makes one report. That the database is away is logged by those who need
+// it more.
+func (r *reporter) try(ctx context.Context, report func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(ctx, reportTimeout)
+	defer cancel()
+	if err := report(ctx); err != nil {
+		r.server.metrics.reportsFailed.Inc()
+		r.server.log.Debug("a report was not taken", "error", err)
+	}
+}
