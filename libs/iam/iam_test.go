@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -26,7 +27,7 @@ type cloud struct {
 	down   bool
 	tokens int // answered token requests
 	reads  int // answered reads of the keys
-	forms  []string
+	forms  []url.Values
 }
 
 func newCloud(t *testing.T) *cloud {
@@ -60,7 +61,8 @@ func (c *cloud) serve(w http.ResponseWriter, r *http.Request) {
 		c.mu.Lock()
 		c.tokens++
 		n := c.tokens
-		c.forms = append(c.forms, r.PostFormValue("grant_type")+" "+r.PostFormValue("apikey"))
+		_ = r.ParseForm()
+		c.forms = append(c.forms, r.PostForm)
 		c.mu.Unlock()
 		if handler != nil {
 			handler(w, r)

@@ -2,29 +2,19 @@ package iam
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
-	"fmt"
-	"net"
-	"net/http"
-	"regexp"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/IBM/go-sdk-core/v5/core"
-
-	"github.com/kmip-for-vmware/kmip/libs/fault"
-	"github.com/kmip-for-vmware/kmip/libs/secret"
 )
 
-// How often the token service is asked for one API key.
+// How often the token service is asked for one identity.
 const (
 	// freshFor is how long a token fetched because of a refusal counts as
 	// fresh: a tenant whose permission is gone costs one fetch in this time,
 	// however often it asks.
 	freshFor = 10 * time.Second
-	// refusedPause follows a refusal of the API key.
+	// refusedPause follows a refusal of the identity.
 	refusedPause = 5 * time.Second
 	// failedPause follows any other failure, unless the token service names
 	// another time in Retry-After, of which maxPause is honoured.
@@ -34,7 +24,8 @@ const (
 
 // Tokens makes token sources for one IAM.
 type Tokens struct {
-	config Config
+	config  Config
+	service *core.BaseService // carries what go-sdk-core has no authenticator for
 }
 
 // NewTokens returns Tokens, or what is wrong with c.
@@ -43,26 +34,25 @@ func NewTokens(c Config) (*Tokens, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Tokens{config: c}, nil
+	service, err := core.NewBaseService(&core.ServiceOptions{URL: c.URL, Authenticator: &core.NoAuthAuthenticator{}})
+	if err != nil {
+		return nil, err
+	}
+	service.Client = c.HTTP
+	return &Tokens{config: c, service: service}, nil
 }
 
-// ForAPIKey returns a source of access tokens for the owner of an API key. It
-// keeps a copy of the key and asks for nothing until its first use.
-func (t *Tokens) ForAPIKey(apiKey *secret.Bytes) *TokenSource {
-	return &TokenSource{config: t.config, apiKey: apiKey.Clone()}
-}
-
-// TokenSource holds the access token of one API key and keeps it fresh. From
+// TokenSource holds the access token of one identity and keeps it fresh. From
 // 80 % of a token's life on, use fetches its successor in the background; it
-// serves until its last second while IAM is down. Requests are never repeated
-// here, and concurrent callers share one. Safe for concurrent use.
+// serves until its last second while IAM is down. Concurrent callers share one
+// fetch. Safe for concurrent use.
 //
-// The token request is go-sdk-core's. Its cache is not used: it ignores
+// The token requests are go-sdk-core's. Its cache is not used: it ignores
 // contexts, and fetches the tokens of all API keys of a process behind one
 // lock, so that one slow answer would hold up every tenant.
 type TokenSource struct {
-	config Config
-	apiKey *secret.Bytes
+	now   func() time.Time
+	fetch fetch
 
 	mu      sync.Mutex
 	current token
@@ -89,11 +79,12 @@ type flight struct {
 }
 
 // Token returns an access token that has not expired. Its errors are
-// fault.Denied when IAM does not accept the API key and fault.Unavailable
-// otherwise; they name IBM's error code and request id, never the key.
+// fault.Denied when IAM does not accept the tenant's API key and
+// fault.Unavailable otherwise; they name IBM's error code and request id, never
+// a key or token.
 func (s *TokenSource) Token(ctx context.Context) (string, error) {
 	s.mu.Lock()
-	now := s.config.Now()
+	now := s.now()
 	valid := now.Before(s.current.expires)
 	if valid && now.Before(s.current.refresh) {
 		defer s.mu.Unlock()
@@ -116,7 +107,7 @@ func (s *TokenSource) Token(ctx context.Context) (string, error) {
 // Errors are as with Token.
 func (s *TokenSource) Renew(ctx context.Context) (string, error) {
 	s.mu.Lock()
-	now := s.config.Now()
+	now := s.now()
 	if s.current.renewed && now.Before(s.current.expires) && now.Sub(s.current.asked) < freshFor {
 		defer s.mu.Unlock()
 		return s.current.value, nil
@@ -139,7 +130,8 @@ func (f *flight) wait(ctx context.Context) (string, error) {
 }
 
 // start begins a fetch, or fails at once during the pause after a failure. The
-// fetch belongs to no caller and ends after answerTime. s.mu is held.
+// fetch belongs to no caller and ends after answerTime. A token's life counts
+// from the moment it was asked for, by our clock alone. s.mu is held.
 func (s *TokenSource) start(now time.Time, renews bool) *flight {
 	f := &flight{renews: renews, done: make(chan struct{})}
 	if s.failed != nil && now.Before(s.resume) {
@@ -149,7 +141,9 @@ func (s *TokenSource) start(now time.Time, renews bool) *flight {
 	}
 	s.flight = f
 	go func() {
-		answer, pause, err := s.fetch()
+		ctx, cancel := context.WithTimeout(context.Background(), answerTime)
+		defer cancel()
+		answer, pause, err := s.fetch(ctx)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		defer close(f.done)
@@ -158,7 +152,7 @@ func (s *TokenSource) start(now time.Time, renews bool) *flight {
 		}
 		s.failed, f.err = err, err
 		if err != nil {
-			s.resume = s.config.Now().Add(pause)
+			s.resume = s.now().Add(pause)
 			return
 		}
 		life := time.Duration(answer.ExpiresIn) * time.Second
@@ -171,106 +165,4 @@ func (s *TokenSource) start(now time.Time, renews bool) *flight {
 		}
 	}()
 	return f
-}
-
-// fetch asks the token service once; with an error it says how long to pause.
-func (s *TokenSource) fetch() (*core.IamTokenServerResponse, time.Duration, error) {
-	authenticator, err := core.NewIamAuthenticatorBuilder().
-		SetURL(s.config.URL).
-		SetApiKey(string(s.apiKey.Reveal())).
-		SetClient(s.config.HTTP).
-		Build()
-	if err != nil { // its text names the field alone
-		return nil, refusedPause, fault.Wrap(fault.Denied, publicRefused, err)
-	}
-	answer, err := authenticator.RequestToken()
-	if err != nil {
-		return nil, pauseAfter(err), explain(err)
-	}
-	if answer.AccessToken == "" || answer.ExpiresIn <= 0 {
-		return nil, failedPause, unavailable(errors.New("token service: the answer holds no token or no life time"))
-	}
-	return answer, 0, nil
-}
-
-const publicRefused = "IAM does not accept the API key. Give a valid API key of the service ID."
-
-func unavailable(err error) error {
-	return fault.Wrap(fault.Unavailable, "IAM does not give out access tokens now.", err)
-}
-
-// explain gives the failure of a token request its kind. Final is the token
-// service's own word about the API key alone: status 400 with its errorCode
-// (BXNIM0415E and others), not a stranger's 400. Texts are left out: they may
-// repeat what was sent.
-func explain(err error) error {
-	var refusal *core.AuthenticationError
-	if !errors.As(err, &refusal) || refusal.HTTPProblem == nil || refusal.Response == nil {
-		return unavailable(broken(err))
-	}
-	code, request := ibmCode(refusal.Response), requestID(refusal.Response)
-	cause := fmt.Errorf("token service answered %d %s (request %s)", refusal.Response.StatusCode, code, request)
-	if refusal.Response.StatusCode == http.StatusBadRequest && code != "" {
-		return fault.Wrap(fault.Denied, publicRefused, cause)
-	}
-	return unavailable(cause)
-}
-
-// broken describes a failed exchange by those errors whose texts are ours or
-// the operating system's: net/http's may quote what the other side sent.
-func broken(err error) error {
-	var network *net.OpError
-	var certificate *tls.CertificateVerificationError
-	var other net.Error
-	switch {
-	case errors.As(err, &certificate):
-		return certificate
-	case errors.As(err, &network):
-		return network
-	case errors.As(err, &other) && other.Timeout():
-		return fmt.Errorf("token service: no answer within %s", answerTime)
-	default:
-		return errors.New("token service: no HTTP answer")
-	}
-}
-
-func pauseAfter(err error) time.Duration {
-	if fault.KindOf(explain(err)) == fault.Denied {
-		return refusedPause
-	}
-	var refusal *core.AuthenticationError
-	if errors.As(err, &refusal) && refusal.HTTPProblem != nil && refusal.Response != nil {
-		seconds, err := strconv.Atoi(refusal.Response.Headers.Get("Retry-After"))
-		if err == nil && seconds > 0 && seconds <= int(maxPause/time.Second) {
-			return time.Duration(seconds) * time.Second
-		}
-	}
-	return failedPause
-}
-
-// An identifier from IAM enters our logs only in this shape.
-var identifier = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
-
-// ibmCode returns the errorCode of the token service's error document, or "".
-func ibmCode(answer *core.DetailedResponse) string {
-	document, _ := answer.Result.(map[string]any)
-	code, _ := document["errorCode"].(string)
-	if !identifier.MatchString(code) {
-		return ""
-	}
-	return code
-}
-
-// requestID returns what IBM's support finds the request by.
-func requestID(answer *core.DetailedResponse) string {
-	document, _ := answer.Result.(map[string]any)
-	details, _ := document["context"].(map[string]any)
-	id, _ := details["requestId"].(string)
-	if id == "" {
-		id = answer.Headers.Get("Transaction-Id")
-	}
-	if !identifier.MatchString(id) {
-		return "unknown"
-	}
-	return id
 }

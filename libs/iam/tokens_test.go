@@ -50,8 +50,8 @@ func TestTokenIsFetchedOnceAndKept(t *testing.T) {
 	if n := c.count(&c.tokens); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
 	}
-	if got := c.forms[0]; got != "urn:ibm:params:oauth:grant-type:apikey "+canary {
-		t.Errorf("sent %q", got)
+	if f := c.forms[0]; f.Get("grant_type") != "urn:ibm:params:oauth:grant-type:apikey" || f.Get("apikey") != canary {
+		t.Errorf("sent %v", f)
 	}
 }
 
