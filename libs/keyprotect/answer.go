@@ -104,7 +104,7 @@ func refusal(action string, answer *http.Response, content []byte) *failure {
 // What callers read.
 const (
 	publicUnavailable = "The key manager does not answer now. Try again later."
-	publicNoAccess    = "The key manager does not let the service ID in. Check its roles on the key manager, and the key manager's instance ID."
+	publicNoAccess    = "The key manager does not let this service in. Check the roles that its service ID or service authorization has on the key manager, and the key manager's CRN."
 	publicRootGone    = "The root key does not exist in the key manager. Restore it there, or choose another root key."
 	publicRootOff     = "The root key is not active in the key manager. Enable it there."
 	publicNotRoot     = "The key chosen as root key is a standard key. Choose a root key."

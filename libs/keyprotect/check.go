@@ -12,6 +12,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
 
 // Check implements engine.KeyManager: a probe is wrapped, stored, listed,
@@ -26,7 +27,7 @@ func (c *Client) Check(ctx context.Context) (err error) {
 
 	wrapped, err := c.Wrap(ctx, probe, binding)
 	if err != nil {
-		return explain(err)
+		return c.explain(err)
 	}
 	location := c.location
 	location.RootKeyVersion = wrapped.RootKeyVersion
@@ -34,7 +35,7 @@ func (c *Client) Check(ctx context.Context) (err error) {
 		Format: engine.EnvelopeFormat, Tenant: binding.Tenant, Object: kmip.Object{ID: id}, Location: location, Wrapped: wrapped,
 	})
 	if err != nil {
-		return explain(err)
+		return c.explain(err)
 	}
 	deleted := false
 	defer func() {
@@ -51,15 +52,15 @@ func (c *Client) Check(ctx context.Context) (err error) {
 		_, err = c.lookUp(ctx, name, since, nil) // it may take a moment to appear
 	}
 	if err != nil {
-		return explain(err)
+		return c.explain(err)
 	}
 	e, err := c.Load(ctx, id, ref)
 	if err != nil {
-		return explain(err)
+		return c.explain(err)
 	}
 	got, err := c.Unwrap(ctx, e.Wrapped, binding)
 	if err != nil {
-		return explain(err)
+		return c.explain(err)
 	}
 	defer got.Wipe()
 	if !got.Equal(probe) {
@@ -67,7 +68,7 @@ func (c *Client) Check(ctx context.Context) (err error) {
 	}
 	deleted = true
 	if err := c.Delete(ctx, ref); err != nil {
-		return explain(err)
+		return c.explain(err)
 	}
 	return nil
 }
@@ -79,11 +80,21 @@ var allowed = map[string]string{
 }
 
 // explain adds to a refusal what the customer can do about it.
-func explain(err error) error {
+func (c *Client) explain(err error) error {
 	var f *failure
 	if fault.KindOf(err) != fault.Denied || !errors.As(err, &f) || f.status != http.StatusUnauthorized {
 		return err
 	}
-	return fault.Wrap(fault.Denied, fmt.Sprintf("The key manager does not permit us to %s. Give the owner of the API key the platform role Viewer "+
-		"and the service role Manager on the key manager instance, and check that root key and key ring belong to it.", allowed[f.action]), err)
+	remedy := "Give the owner of the API key the platform role Viewer and the service role Manager on the key manager instance"
+	if c.authorized != "" {
+		// VMware KMIP Manager is a role of HPCS (HPCS, managing user access).
+		role := "VMware KMIP Manager"
+		if c.instance.Service != "hs-crypto" {
+			role = "Manager"
+		}
+		remedy = fmt.Sprintf("Create an IAM service authorization: source service %s, instance %s; target the key manager instance %s; roles Viewer and %s",
+			tenant.ServiceName, c.authorized, c.instance.Instance, role)
+	}
+	return fault.Wrap(fault.Denied, fmt.Sprintf(
+		"The key manager does not permit us to %s. %s, and check that root key and key ring belong to it.", allowed[f.action], remedy), err)
 }

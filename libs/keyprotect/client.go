@@ -23,6 +23,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/crn"
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
 
 // The limits of calls to a key manager, in one place.
@@ -65,20 +66,24 @@ type Config struct {
 	KeyRing     string // ring of new standard keys; empty: "default"
 	RootKeyID   string // UUID
 	Tokens      Tokens
-	HTTP        *http.Client     // nil: one like NewHTTPClient's, shared
-	Now         func() time.Time // nil: time.Now
+	// Authorized is the KMIP instance as which Tokens speak under an IAM
+	// service authorization. Empty: they are those of an API key's owner.
+	Authorized tenant.ID
+	HTTP       *http.Client     // nil: one like NewHTTPClient's, shared
+	Now        func() time.Time // nil: time.Now
 }
 
 // Client is an engine.KeyManager: one root key in one key manager instance. It
 // holds no key material between calls. Safe for concurrent use.
 type Client struct {
-	base     string // ends in /api/v2
-	instance string // GUID
-	location engine.Location
-	tokens   Tokens
-	http     *http.Client
-	now      func() time.Time
-	sleep    func(ctx context.Context, d time.Duration) error
+	base       string // ends in /api/v2
+	instance   crn.CRN
+	location   engine.Location
+	tokens     Tokens
+	authorized tenant.ID
+	http       *http.Client
+	now        func() time.Time
+	sleep      func(ctx context.Context, d time.Duration) error
 }
 
 var _ engine.KeyManager = (*Client)(nil)
@@ -109,13 +114,14 @@ func New(c Config) (*Client, error) {
 	client := *c.HTTP
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &Client{
-		base:     c.BaseURL + "/api/v2",
-		instance: name.Instance,
-		location: engine.Location{KeyManagerCRN: c.InstanceCRN, KeyRing: c.KeyRing, RootKeyID: c.RootKeyID},
-		tokens:   c.Tokens,
-		http:     &client,
-		now:      c.Now,
-		sleep:    sleep,
+		base:       c.BaseURL + "/api/v2",
+		instance:   name,
+		location:   engine.Location{KeyManagerCRN: c.InstanceCRN, KeyRing: c.KeyRing, RootKeyID: c.RootKeyID},
+		tokens:     c.Tokens,
+		authorized: c.Authorized,
+		http:       &client,
+		now:        c.Now,
+		sleep:      sleep,
 	}, nil
 }
 
@@ -241,7 +247,7 @@ func (c *Client) exchange(ctx context.Context, r request, token, ring string) ([
 	req.Header = http.Header{
 		"Accept":           {"application/json"},
 		"Authorization":    {"Bearer " + token},
-		"Bluemix-Instance": {c.instance},
+		"Bluemix-Instance": {c.instance.Instance},
 		"Correlation-Id":   {correlation},
 	}
 	if ring != "" {

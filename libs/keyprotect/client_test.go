@@ -452,8 +452,37 @@ func TestCheckNamesActionAndRemedy(t *testing.T) {
 		if public := fault.Public(err); fault.KindOf(err) != fault.Denied || !strings.Contains(public, sentence) || !strings.Contains(public, "Manager") {
 			t.Errorf("%s refused: %v says %q", refused, err, public)
 		}
+		if !strings.Contains(fault.Public(err), "the owner of the API key") {
+			t.Errorf("the remedy is %q", fault.Public(err))
+		}
 		if stored := s.count("POST /api/v2/keys") - s.count("POST /api/v2/keys/"); stored > 0 && refused != "POST /api/v2/keys" && s.count("DELETE /api/v2/keys/"+reference) == 0 {
 			t.Errorf("%s refused: the probe stays behind", refused)
+		}
+	}
+}
+
+// TestCheckNamesTheServiceAuthorization that a tenant without an API key lacks.
+func TestCheckNamesTheServiceAuthorization(t *testing.T) {
+	s := newStand(t, func(w http.ResponseWriter, _ *http.Request) { refusal(w, http.StatusUnauthorized, "") })
+	for service, role := range map[string]string{"hs-crypto": "VMware KMIP Manager", "kms": "Manager"} {
+		c, err := keyprotect.New(keyprotect.Config{
+			BaseURL: s.URL, InstanceCRN: strings.Replace(instanceCRN, ":kms:", ":"+service+":", 1), RootKeyID: rootKey,
+			Tokens: &tokens{}, Authorized: "11111111-59b5-4f5e-9d4c-1f1c4d1f7a01", HTTP: s.Client(),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = c.Check(t.Context())
+		if fault.KindOf(err) != fault.Denied {
+			t.Errorf("%s: %v, want denied", service, err)
+		}
+		for _, part := range []string{
+			"wrap with the root key", "service authorization", "source service vmware-solutions",
+			"instance 11111111-59b5-4f5e-9d4c-1f1c4d1f7a01", "instance 6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a01", "roles Viewer and " + role + ",",
+		} {
+			if public := fault.Public(err); !strings.Contains(public, part) {
+				t.Errorf("%s: %q is not in %q", service, part, public)
+			}
 		}
 	}
 }

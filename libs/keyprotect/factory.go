@@ -16,14 +16,19 @@ import (
 const maxClients = 10_000
 
 // Factory makes a Client for each tenant from the tenant's settings and keeps
-// it as long as these are the same. No two tenants share one. Safe for
-// concurrent use; the fields are set once.
+// it as long as these are the same. No two tenants share one, nor an identity:
+// a tenant calls as the owner of its own API key, or without one as its own
+// instance under an IAM service authorization. Safe for concurrent use; the
+// fields are set once.
 type Factory struct {
 	Endpoints Endpoints
 	Keyring   *secret.Keyring
 	// Tokens returns the tokens of an API key's owner, which it may keep a copy of.
 	Tokens func(apiKey *secret.Bytes) Tokens
-	HTTP   *http.Client // nil: a shared one
+	// Service returns the tokens of a KMIP instance, by its CRN. Nil: the
+	// operator owns no IAM service, and every tenant needs an API key.
+	Service func(instanceCRN string) Tokens
+	HTTP    *http.Client // nil: a shared one
 
 	mu      sync.Mutex
 	clients map[tenant.ID]made
@@ -75,13 +80,22 @@ func (f *Factory) build(t *tenant.Tenant) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	apiKey, err := f.Keyring.Open(tenant.APIKeyPurpose, string(t.ID), t.KeyManager.SealedAPIKey)
-	if err != nil {
-		return nil, fault.Wrap(fault.Unavailable, "The key manager's API key can't be opened by this node.", err)
-	}
-	defer apiKey.Wipe()
-	return New(Config{
+	c := Config{
 		BaseURL: address, InstanceCRN: t.KeyManager.InstanceCRN, KeyRing: t.KeyManager.KeyRing,
-		RootKeyID: t.KeyManager.RootKeyID, Tokens: f.Tokens(apiKey), HTTP: f.HTTP,
-	})
+		RootKeyID: t.KeyManager.RootKeyID, HTTP: f.HTTP,
+	}
+	if len(t.KeyManager.SealedAPIKey) > 0 {
+		apiKey, err := f.Keyring.Open(tenant.APIKeyPurpose, string(t.ID), t.KeyManager.SealedAPIKey)
+		if err != nil {
+			return nil, fault.Wrap(fault.Unavailable, "The key manager's API key can't be opened by this node.", err)
+		}
+		defer apiKey.Wipe()
+		c.Tokens = f.Tokens(apiKey)
+		return New(c)
+	}
+	if f.Service == nil {
+		return nil, fault.New(fault.Invalid, "The key manager is reached with an API key here. Give the API key of a service ID.")
+	}
+	c.Authorized, c.Tokens = t.ID, f.Service(t.CRN(name.Location))
+	return New(c)
 }

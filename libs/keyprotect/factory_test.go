@@ -81,6 +81,53 @@ func TestFactoryKeepsTenantsApart(t *testing.T) {
 	}
 }
 
+// TestFactoryWithoutAPIKey: each tenant calls as its own instance, and nobody
+// where the operator owns no IAM service.
+func TestFactoryWithoutAPIKey(t *testing.T) {
+	var bearer string
+	s := newStand(t, func(w http.ResponseWriter, r *http.Request) {
+		bearer = r.Header.Get("Authorization")
+		fmt.Fprint(w, `{"ciphertext":"c","keyVersion":{"id":"v"}}`)
+	})
+	endpoints, err := keyprotect.ParseEndpoints("hs-crypto/eu-de=" + s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &keyprotect.Factory{
+		Endpoints: endpoints, HTTP: s.Client(),
+		Tokens:  func(*secret.Bytes) keyprotect.Tokens { t.Error("an API key is used"); return nil },
+		Service: func(instanceCRN string) keyprotect.Tokens { return &tokens{token: "token-of-" + instanceCRN} },
+	}
+	hpcs := tenant.KeyManager{
+		Type: tenant.HPCS, KeyRing: "default", RootKeyID: rootKey,
+		InstanceCRN: "crn:v1:bluemix:public:hs-crypto:eu-de:a/0123456789abcdef0123456789abcdef:6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a01::",
+	}
+	one := &tenant.Tenant{ID: "11111111-59b5-4f5e-9d4c-1f1c4d1f7a01", Account: "0123456789abcdef0123456789abcdef", KeyManager: &hpcs}
+	two := &tenant.Tenant{ID: "22222222-59b5-4f5e-9d4c-1f1c4d1f7a01", Account: "fedcba98765432100123456789abcdef", KeyManager: &hpcs}
+	for _, tt := range []*tenant.Tenant{one, two, one} {
+		m, err := f.For(tt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Wrap(t.Context(), secret.Random(32), engine.Binding{Tenant: tt.ID, Object: "o"}); err != nil {
+			t.Fatal(err)
+		}
+		if want := "Bearer token-of-crn:v1:bluemix:public:vmware-solutions:eu-de:a/" + tt.Account + ":" + string(tt.ID) + "::"; bearer != want {
+			t.Errorf("tenant %s called as %q, want %q", tt.ID, bearer, want)
+		}
+	}
+
+	f.Service = nil
+	if _, err := f.For(one); err != nil {
+		t.Errorf("the client that exists: %v", err)
+	}
+	three := *one
+	three.ID = "33333333-59b5-4f5e-9d4c-1f1c4d1f7a01"
+	if _, err := f.For(&three); fault.KindOf(err) != fault.Invalid || !strings.Contains(fault.Public(err), "API key") {
+		t.Errorf("without a service identity: %v", err)
+	}
+}
+
 func TestEndpoints(t *testing.T) {
 	e, err := keyprotect.ParseEndpoints(" kms/us-south=https://us-south.kms.cloud.ibm.com/ ,hs-crypto/eu-de=https://{guid}.api.eu-de.hs-crypto.appdomain.cloud")
 	if err != nil {

@@ -7,7 +7,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"time"
+
+	"github.com/kmip-for-vmware/kmip/libs/crn"
 )
+
+// ServiceName is the name under which IBM Cloud knows this service: in the
+// CRNs of instances, and as the source of service authorizations.
+const ServiceName = "vmware-solutions"
 
 // ID is an instance's GUID, lower case.
 type ID string
@@ -46,7 +52,8 @@ type KeyManager struct {
 	KeyRing     string // ring of the root key and of the standard keys
 	RootKeyID   string // UUID
 	// SealedAPIKey opens with the operator's keyring for purpose
-	// APIKeyPurpose and the tenant's id as owner. Empty: no API key given.
+	// APIKeyPurpose and the tenant's id as owner. Empty: no API key given; the
+	// key manager is called under an IAM service authorization.
 	SealedAPIKey []byte
 }
 
@@ -76,6 +83,15 @@ type Tenant struct {
 	Clients            []Client
 	// KeyManager is nil until the customer has configured one.
 	KeyManager *KeyManager
+}
+
+// CRN returns the tenant's IBM Cloud resource name in a location (region). IAM
+// knows the instance by it.
+func (t *Tenant) CRN(location string) string {
+	return crn.CRN{
+		Name: "bluemix", Type: "public", Service: ServiceName, Location: location,
+		Scope: "a/" + t.Account, Instance: string(t.ID),
+	}.String()
 }
 
 // Delta leads from revision After to revision To: the tenants that are new or

@@ -11,15 +11,11 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/kmip-for-vmware/kmip/api"
-	"github.com/kmip-for-vmware/kmip/libs/crn"
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 	"github.com/kmip-for-vmware/kmip/services/control/server"
 )
-
-// ourService is the IAM service name in the CRNs of instances.
-const ourService = "vmware-solutions"
 
 // handlers carries out the operations of the customer API. Every method acts
 // for the caller that authenticate noted, on that caller's account alone.
@@ -146,10 +142,7 @@ func orNoInstance(err error) error {
 func instanceModel(i pg.Instance) api.Instance {
 	model := api.Instance{
 		ID: string(i.ID), Name: i.Name, Region: i.Region, Status: api.InstanceStatus(i.Status),
-		CRN: crn.CRN{
-			Name: "bluemix", Type: "public", Service: ourService, Location: i.Region,
-			Scope: "a/" + i.Account, Instance: string(i.ID),
-		}.String(),
+		CRN:       (&tenant.Tenant{ID: i.ID, Account: i.Account}).CRN(i.Region),
 		CreatedAt: timestamp(i.CreatedAt), UpdatedAt: timestamp(i.UpdatedAt),
 	}
 	if i.KeyManager != nil {
