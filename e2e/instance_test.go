@@ -106,23 +106,20 @@ var nodes = []string{"KMIP_PORT", "KMIP_PORT_2"}
 // config says how to reach a node with a certificate.
 func (i *instance) config(t *testing.T, node string, certificate *tls.Certificate) client.Config {
 	t.Helper()
-	return kmipConfig(t, i.env, node, certificate)
+	return kmipConfig(t, i.env["KMIP_HOST"]+":"+i.env[node], i.env["KMIP_SNI"], i.env["KMIP_CA"], certificate)
 }
 
-func kmipConfig(t *testing.T, env map[string]string, node string, certificate *tls.Certificate) client.Config {
+func kmipConfig(t *testing.T, address, serverName, ca string, certificate *tls.Certificate) client.Config {
 	t.Helper()
-	pem, err := os.ReadFile(env["KMIP_CA"])
+	pem, err := os.ReadFile(ca)
 	if err != nil {
 		t.Fatal(err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		t.Fatalf("%s holds no certificate", env["KMIP_CA"])
+		t.Fatalf("%s holds no certificate", ca)
 	}
-	return client.Config{
-		Address: env["KMIP_HOST"] + ":" + env[node], ServerName: env["KMIP_SNI"], VerifyName: env["KMIP_SNI"],
-		RootCAs: roots, Certificate: certificate,
-	}
+	return client.Config{Address: address, ServerName: serverName, VerifyName: serverName, RootCAs: roots, Certificate: certificate}
 }
 
 // dial connects to a node and discovers versions, as every client begins.

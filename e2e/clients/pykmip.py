@@ -1,44 +1,64 @@
-"""Drives a node with PyKMIP: makes, finds, reads, activates, revokes and destroys a key.
+"""Drives a node with PyKMIP: makes, names, finds, reads, activates, revokes and destroys a key.
 
-Usage: pykmip.py <version>, with the names of stack.env in the environment. Prints one JSON object.
+Prints one JSON object.
 """
+import argparse
 import hashlib
 import json
 import logging
-import os
-import sys
 import uuid
 
 from kmip import enums
+from kmip.core.exceptions import OperationFailure
 from kmip.core.factories.attributes import AttributeFactory
+from kmip.core.factories.payloads.response import ResponsePayloadFactory
+from kmip.core.messages import payloads
 from kmip.pie.client import ProxyKmipClient
 from kmip.pie.exceptions import KmipOperationFailure
 
 logging.disable(logging.CRITICAL)
+
+# PyKMIP has no Add Attribute. In KMIP 1.x its payloads are those of Modify Attribute, a unique
+# identifier and an attribute (KMIP 1.4, 4.14 and 4.15), which PyKMIP has.
+ResponsePayloadFactory._create_add_attribute_payload = ResponsePayloadFactory._create_modify_attribute_payload
+
+
+def add(key, name, value):
+    """Returns what the server answers to Add Attribute: unique identifier, name and value."""
+    answer = client.proxy.send_request_payload(
+        enums.Operation.ADD_ATTRIBUTE,
+        payloads.ModifyAttributeRequestPayload(unique_identifier=key, attribute=attribute(name, value)))
+    added = answer.attribute
+    return [answer.unique_identifier, added.attribute_name.value, added.attribute_value.value]
 
 
 def refused(call, *args):
     """Returns the result reason that a call fails with, or None."""
     try:
         call(*args)
-    except KmipOperationFailure as failure:
+    except (KmipOperationFailure, OperationFailure) as failure:
         return failure.reason.name
     return None
 
 
-env = os.environ
+parser = argparse.ArgumentParser()
+for option in ("host", "port", "ca", "cert", "key", "version"):
+    parser.add_argument("--" + option, required=True)
+given = parser.parse_args()
 client = ProxyKmipClient(
-    hostname=env["KMIP_HOST"], port=int(env["KMIP_PORT"]), ca=env["KMIP_CA"],
-    cert=env["KMIP_CERT"], key=env["KMIP_KEY"], ssl_version="PROTOCOL_TLSv1_2",
-    kmip_version=enums.KMIPVersion["KMIP_" + sys.argv[1].replace(".", "_")])
+    hostname=given.host, port=int(given.port), ca=given.ca, cert=given.cert, key=given.key,
+    ssl_version="PROTOCOL_TLSv1_2", kmip_version=enums.KMIPVersion["KMIP_" + given.version.replace(".", "_")])
 attribute = AttributeFactory().create_attribute
 name = "pykmip-" + str(uuid.uuid4())
 result = {}
 with client:
     key = client.create(enums.CryptographicAlgorithm.AES, 256, name=name)
     result["id"] = key
+    result["added"] = add(key, "x-Name", "a virtual machine")
+    result["add_refused"] = refused(add, key, enums.AttributeType.CRYPTOGRAPHIC_LENGTH, 128)
     result["located"] = client.locate(attributes=[
         attribute(enums.AttributeType.NAME, name),
+        attribute("x-Name", "a virtual machine"),
         attribute(enums.AttributeType.OBJECT_TYPE, enums.ObjectType.SYMMETRIC_KEY)])
     result["digest"] = hashlib.sha256(client.get(key).value).hexdigest()
 
