@@ -75,14 +75,8 @@ var identifier = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
 
 // refusal reads an answer that is not a success. The error document is
 // described in Key Protect API v2, error handling; reasons may be absent.
-func refusal(action string, answer *http.Response, content []byte) *failure {
-	f := &failure{action: action, status: answer.StatusCode, sent: true, correlation: "unknown"}
-	if id := answer.Header.Get("Correlation-Id"); identifier.MatchString(id) {
-		f.correlation = id
-	}
-	if s, err := strconv.Atoi(answer.Header.Get("Retry-After")); err == nil && s > 0 && s < 1<<20 {
-		f.retryAfter = time.Duration(s) * time.Second
-	}
+func refusal(response *http.Response, content []byte, now time.Time) *failure {
+	f := &failure{status: response.StatusCode, sent: true, retryAfter: retryAfter(response.Header, now)}
 	var document struct {
 		Resources []struct {
 			ErrorMsg string `json:"errorMsg"`
@@ -99,6 +93,19 @@ func refusal(action string, answer *http.Response, content []byte) *failure {
 		f.code = reasons[0].Code
 	}
 	return f
+}
+
+// retryAfter reads how long the other side asks us to wait, in either form of
+// the header (RFC 9110, 10.2.3); 0 when it does not.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	text := h.Get("Retry-After")
+	if s, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return time.Duration(s) * time.Second
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
 }
 
 // What callers read.

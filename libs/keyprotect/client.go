@@ -158,38 +158,55 @@ type request struct {
 	query  url.Values
 	body   *body // nil: none
 	about  subject
-	once   bool // making it twice makes two keys
+	once   bool // making it twice makes two keys: not repeated unless the first had no effect
 	limit  int  // of the answer, in bytes
 }
 
-// call makes a request and returns the body of its success, which the caller
-// clears. A refused token is exchanged once; a key that is not in its ring is
+// answer is a success: its body, which the caller clears, and what IBM's
+// support finds the exchange by.
+type answer struct {
+	action, correlation string
+	content             []byte
+}
+
+// failure is that of a success that brings no result.
+func (a answer) failure(err error) *failure {
+	return &failure{action: a.action, correlation: a.correlation, sent: true, err: err}
+}
+
+// unreadable is the failure of an answer that is not as documented. The
+// decoder's own words are left out: they may quote the answer.
+func (a answer) unreadable() error {
+	return fault.Wrap(fault.Unavailable, publicUnavailable, a.failure(errors.New("the answer is not as documented")))
+}
+
+// call makes a request and returns its success. A refused token is exchanged once; a key that is not in its ring is
 // asked for without one, as it may have been moved; what may pass is repeated
 // if that is safe. Errors are a *fault.Error around a *failure, or the tokens'.
-func (c *Client) call(ctx context.Context, r request) ([]byte, error) {
+func (c *Client) call(ctx context.Context, r request) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	token, err := c.tokens.Token(ctx)
 	if err != nil {
-		return nil, noToken(err)
+		return answer{}, noToken(err)
 	}
 	ring, renewed := c.location.KeyRing, false
 	for try := 1; ; {
-		content, f := c.exchange(ctx, r, token, ring)
+		a, f := c.exchange(ctx, r, token, ring)
 		switch {
 		case f == nil:
-			return content, nil
+			return a, nil
 		case f.status == http.StatusUnauthorized && !renewed:
 			renewed = true
 			if token, err = c.tokens.Renew(ctx); err != nil {
-				return nil, noToken(err)
+				return answer{}, noToken(err)
 			}
 		case f.status == http.StatusNotFound && r.about != collection && ring != "":
 			ring = ""
-		case f.passing() && !r.once && try < tries && c.pause(ctx, try, f.retryAfter):
+		case f.passing() && (!r.once || !f.unknown()) && try < tries && c.pause(ctx, try, f.retryAfter):
 			try++
 		default:
-			return nil, f.fault(r.about)
+			return answer{}, f.fault(r.about)
 		}
 	}
 }
@@ -228,7 +245,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // exchange sends r once. Headers: Key Protect API v2, "Headers"; without a
 // ring the key manager looks in all.
-func (c *Client) exchange(ctx context.Context, r request, token, ring string) ([]byte, *failure) {
+func (c *Client) exchange(ctx context.Context, r request, token, ring string) (answer, *failure) {
 	correlation := uuid.NewString()
 	var sent atomic.Bool // set by another goroutine
 	lost := func(err error) *failure {
@@ -241,7 +258,7 @@ func (c *Client) exchange(ctx context.Context, r request, token, ring string) ([
 	})
 	req, err := http.NewRequestWithContext(ctx, r.method, c.base+r.path, nil)
 	if err != nil {
-		return nil, lost(err)
+		return answer{}, lost(err)
 	}
 	req.URL.RawQuery = r.query.Encode()
 	req.Header = http.Header{
@@ -263,27 +280,27 @@ func (c *Client) exchange(ctx context.Context, r request, token, ring string) ([
 		// For a connection that was closed before anything was written.
 		req.GetBody = func() (body io.ReadCloser, err error) { return r.body.reader(), nil }
 	}
-	answer, err := c.http.Do(req)
+	response, err := c.http.Do(req)
 	if err != nil {
-		return nil, lost(err)
+		return answer{}, lost(err)
 	}
-	defer answer.Body.Close()
-	content, err := readAll(answer.Body, r.limit)
+	defer response.Body.Close()
+	// The key manager echoes our id; what stands before it may set its own.
+	if id := response.Header.Get("Correlation-Id"); identifier.MatchString(id) {
+		correlation = id
+	}
+	content, err := readAll(response.Body, r.limit)
 	if err != nil {
-		return nil, lost(err)
+		return answer{}, lost(err)
 	}
-	switch answer.StatusCode {
+	switch response.StatusCode {
 	case http.StatusOK, http.StatusCreated, http.StatusNoContent:
-		return content, nil
+		return answer{action: r.action, correlation: correlation, content: content}, nil
 	}
 	defer clear(content)
-	return nil, refusal(r.action, answer, content)
-}
-
-// unreadable is the failure of an answer that is not as documented. The
-// decoder's own words are left out: they may quote the answer.
-func unreadable(action string) *failure {
-	return &failure{action: action, correlation: "unknown", sent: true, err: errors.New("the answer is not as documented")}
+	f := refusal(response, content, c.now())
+	f.action, f.correlation = r.action, correlation
+	return answer{}, f
 }
 
 // keyPath is the path of a key, or of an action on it.

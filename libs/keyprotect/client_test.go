@@ -196,6 +196,56 @@ func TestOnlyTheKeyManagerItselfIsFinal(t *testing.T) {
 	}
 }
 
+// TestEveryErrorIsFoundByIBMsSupport: the log has the correlation id of the
+// exchange, and IBM's code where there is one.
+func TestEveryErrorIsFoundByIBMsSupport(t *testing.T) {
+	ok := func(body string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, body) }
+	}
+	for name, c := range map[string]struct {
+		operation string
+		answer    http.HandlerFunc
+		code      string
+	}{
+		"refused":   {"wrap", func(w http.ResponseWriter, _ *http.Request) { refusal(w, 409, "KEY_ACTION_INVALID_STATE_ERR") }, "KEY_ACTION_INVALID_STATE_ERR"},
+		"throttled": {"load", func(w http.ResponseWriter, _ *http.Request) { refusal(w, 429, "") }, "429"},
+		"echoed by something with an id of its own": {"wrap", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Correlation-Id", "gateway-7")
+			refusal(w, 503, "")
+		}, "gateway-7"},
+		"a stranger's answer": {"unwrap", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>", http.StatusNotFound) }, "404"},
+		"connection lost": {"load", func(w http.ResponseWriter, _ *http.Request) {
+			if conn, _, err := w.(http.Hijacker).Hijack(); err == nil {
+				conn.Close()
+			}
+		}, "no HTTP answer"},
+		"too long":                         {"load", ok(strings.Repeat("a", 1<<20)), "longer"},
+		"wrap answers no JSON":             {"wrap", ok("<html>"), "documented"},
+		"unwrap answers nothing":           {"unwrap", ok("{}"), "documented"},
+		"another key is read":              {"load", ok(`{"resources":[{"id":"x"}]}`), "documented"},
+		"deleted":                          {"load", ok(`{"resources":[{"id":"` + reference + `","state":5}]}`), "state 5"},
+		"disabled":                         {"load", ok(`{"resources":[{"id":"` + reference + `","state":2}]}`), "state 2"},
+		"payload of somebody else":         {"load", ok(`{"resources":[{"id":"` + reference + `","state":1,"payload":"e30="}]}`), "format 0"},
+		"create and list answer nonsense":  {"store", ok("<html>"), "documented"},
+		"delete refused with unknown code": {"delete", func(w http.ResponseWriter, _ *http.Request) { refusal(w, 409, "PREV_KEY_DEL_ERR") }, "PREV_KEY_DEL_ERR"},
+	} {
+		var mu sync.Mutex
+		var id string // of the last exchange
+		s := newStand(t, func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			id = r.Header.Get("Correlation-Id")
+			mu.Unlock()
+			c.answer(w, r)
+		})
+		err := operations[c.operation](t.Context(), newClient(t, s, &tokens{}))
+		mu.Lock()
+		if err == nil || !strings.Contains(err.Error(), c.code) || !strings.Contains(err.Error(), id) && !strings.Contains(err.Error(), "gateway-7") {
+			t.Errorf("%s: %v, want %s and correlation id %s", name, err, c.code, id)
+		}
+		mu.Unlock()
+	}
+}
+
 func showsNothing(t *testing.T, err error) {
 	t.Helper()
 	for _, form := range []string{string(canary), hex.EncodeToString(canary), base64.StdEncoding.EncodeToString(canary), "first-token", "second-token"} {
@@ -272,6 +322,11 @@ func TestSafeCallsAreRepeated(t *testing.T) {
 		"failures throughout": {"wrap", 99, "", fault.Unavailable, 3},
 		"a short Retry-After": {"wrap", 1, "1", noError, 2},
 		"a long Retry-After":  {"wrap", 1, "60", fault.Unavailable, 1},
+		"an endless one":      {"wrap", 1, "2147483647", fault.Unavailable, 1},
+		"a date that is past": {"wrap", 1, "Sun, 06 Nov 1994 08:49:37 GMT", noError, 2},
+		"a date far away":     {"wrap", 1, "Fri, 06 Nov 2994 08:49:37 GMT", fault.Unavailable, 1},
+		"a throttled create":  {"store", 1, "", noError, 2},
+		"creates throttled":   {"store", 99, "", fault.Unavailable, 3},
 	} {
 		left := c.failures
 		s := newStand(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -280,7 +335,7 @@ func TestSafeCallsAreRepeated(t *testing.T) {
 				refusal(w, http.StatusTooManyRequests, "")
 				return
 			}
-			fmt.Fprint(w, `{"ciphertext":"c","keyVersion":{"id":"v"}}`)
+			fmt.Fprint(w, `{"ciphertext":"c","keyVersion":{"id":"v"},"resources":[{"id":"`+reference+`"}]}`)
 		})
 		err := operations[c.operation](t.Context(), newClient(t, s, &tokens{}))
 		got := noError

@@ -7,9 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -62,25 +59,25 @@ func (c *Client) Wrap(ctx context.Context, kek *secret.Bytes, b engine.Binding) 
 	sent := &body{bytes: text}
 	defer sent.wipe()
 
-	content, err := c.call(ctx, request{
+	a, err := c.call(ctx, request{
 		action: "wrap", method: http.MethodPost, path: keyPath(c.location.RootKeyID, "/actions/wrap"),
 		body: sent, about: rootKey, limit: maxAnswer,
 	})
 	if err != nil {
 		return engine.Wrapped{}, err
 	}
-	defer clear(content)
-	var answer struct {
+	defer clear(a.content)
+	var wrapped struct {
 		Ciphertext string `json:"ciphertext"`
 		KeyVersion struct {
 			ID string `json:"id"`
 		} `json:"keyVersion"`
 	}
-	if json.Unmarshal(content, &answer) != nil || answer.Ciphertext == "" || answer.KeyVersion.ID == "" {
-		return engine.Wrapped{}, unreadable("wrap").fault(rootKey)
+	if json.Unmarshal(a.content, &wrapped) != nil || wrapped.Ciphertext == "" || wrapped.KeyVersion.ID == "" {
+		return engine.Wrapped{}, a.unreadable()
 	}
 	return engine.Wrapped{
-		Ciphertext: answer.Ciphertext, RootKeyID: c.location.RootKeyID, RootKeyVersion: answer.KeyVersion.ID,
+		Ciphertext: wrapped.Ciphertext, RootKeyID: c.location.RootKeyID, RootKeyVersion: wrapped.KeyVersion.ID,
 	}, nil
 }
 
@@ -100,29 +97,29 @@ func (c *Client) Unwrap(ctx context.Context, w engine.Wrapped, b engine.Binding)
 	if err != nil {
 		return nil, err
 	}
-	content, err := c.call(ctx, request{
+	a, err := c.call(ctx, request{
 		action: "unwrap", method: http.MethodPost, path: keyPath(w.RootKeyID, "/actions/unwrap"),
 		body: &body{bytes: text}, about: rootKey, limit: maxAnswer,
 	})
 	if err != nil {
 		return nil, err
 	}
-	defer clear(content)
-	var answer struct {
+	defer clear(a.content)
+	var unwrapped struct {
 		Plaintext []byte `json:"plaintext"` // decoded without passing a string
 	}
-	err = json.Unmarshal(content, &answer)
-	plaintext := secret.Of(answer.Plaintext)
+	err = json.Unmarshal(a.content, &unwrapped)
+	plaintext := secret.Of(unwrapped.Plaintext)
 	if err != nil || plaintext.Len() == 0 {
 		plaintext.Wipe()
-		return nil, unreadable("unwrap").fault(rootKey)
+		return nil, a.unreadable()
 	}
 	return plaintext, nil
 }
 
-// Store implements engine.KeyManager with one request that is never repeated:
-// names are not unique, so a second one would make a second key (Key Protect
-// API v2, create key).
+// Store implements engine.KeyManager with one request that is repeated only
+// when it certainly had no effect: names are not unique, so a second one would
+// make a second key (Key Protect API v2, create key).
 func (c *Client) Store(ctx context.Context, id kmip.ObjectID, e engine.Envelope) (engine.KeyRef, error) {
 	envelope, err := e.Encode()
 	if err != nil {
@@ -150,16 +147,16 @@ func (c *Client) Store(ctx context.Context, id kmip.ObjectID, e engine.Envelope)
 		return "", err
 	}
 	since := c.now().Add(-createdSince)
-	content, err := c.call(ctx, request{
+	a, err := c.call(ctx, request{
 		action: "create", method: http.MethodPost, path: "/keys",
 		body: &body{bytes: text}, about: collection, once: true, limit: maxAnswer,
 	})
 	if err == nil {
 		var made keys
-		if json.Unmarshal(content, &made) == nil && len(made.Resources) == 1 && uuid.Validate(made.Resources[0].ID) == nil {
+		if json.Unmarshal(a.content, &made) == nil && len(made.Resources) == 1 && uuid.Validate(made.Resources[0].ID) == nil {
 			return engine.KeyRef(made.Resources[0].ID), nil
 		}
-		err = unreadable("create").fault(collection)
+		err = a.unreadable()
 	}
 	var f *failure
 	if !errors.As(err, &f) || !f.unknown() {
@@ -168,95 +165,30 @@ func (c *Client) Store(ctx context.Context, id kmip.ObjectID, e engine.Envelope)
 	return c.lookUp(ctx, name, since, err)
 }
 
-// standardKeyName names the standard key of an object.
-func standardKeyName(id kmip.ObjectID) string { return engine.StandardKeyPrefix + string(id) }
-
-// lookUp finds the standard key that a create with an unknown outcome may have
-// made. It outlives the caller's deadline. A key that is not there yet may
-// still come, so it asks several times, and answers Unavailable in the end.
-func (c *Client) lookUp(ctx context.Context, name string, since time.Time, cause error) (engine.KeyRef, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookUpTime)
-	defer cancel()
-	for wait := lookUpPause; ; wait *= 2 {
-		ref, err := c.find(ctx, name, since)
-		if ref != "" {
-			return ref, nil
-		}
-		if err != nil {
-			cause = errors.Join(cause, err)
-		}
-		if deadline, ok := ctx.Deadline(); err != nil || ok && time.Until(deadline) <= wait || c.sleep(ctx, wait) != nil {
-			return "", fault.Wrap(fault.Unavailable, "The key manager does not say whether it stored the key.", cause)
-		}
-	}
-}
-
-// find returns the oldest standard key of that exact name that was created
-// since, in any state, or "" without one (Key Protect API v2, list keys). Names
-// are not unique; among keys of the same second the id decides.
-func (c *Client) find(ctx context.Context, name string, since time.Time) (engine.KeyRef, error) {
-	var oldest key
-	for page := range maxPages {
-		content, err := c.call(ctx, request{
-			action: "list", method: http.MethodGet, path: "/keys", about: collection, limit: maxList,
-			query: url.Values{
-				"limit":  {strconv.Itoa(pageSize)},
-				"offset": {strconv.Itoa(page * pageSize)},
-				"state":  {allStates},
-				"sort":   {"creationDate"},
-				"filter": {`creationDate=gte:"` + since.UTC().Format(time.RFC3339) + `"`},
-			},
-		})
-		if err != nil {
-			return "", err
-		}
-		var list keys
-		if json.Unmarshal(content, &list) != nil {
-			return "", unreadable("list").fault(collection)
-		}
-		for _, k := range list.Resources {
-			if k.Name == name && uuid.Validate(k.ID) == nil && (oldest.ID == "" || k.older(oldest)) {
-				oldest = k
-			}
-		}
-		if len(list.Resources) < pageSize { // there is no link to the next page
-			return engine.KeyRef(oldest.ID), nil
-		}
-	}
-	return "", fault.Wrap(fault.Unavailable, publicUnavailable, fmt.Errorf("list: more than %d keys", maxPages*pageSize))
-}
-
-func (k key) older(than key) bool {
-	if !k.CreationDate.Equal(than.CreationDate) {
-		return k.CreationDate.Before(than.CreationDate)
-	}
-	return strings.Compare(k.ID, than.ID) < 0
-}
-
 // Load implements engine.KeyManager (Key Protect API v2, retrieve key). A
 // deleted key stays readable for 90 days, in state 5. One that is neither
 // active nor deleted may come back: that is ErrUnavailable.
 func (c *Client) Load(ctx context.Context, id kmip.ObjectID, ref engine.KeyRef) (engine.Envelope, error) {
-	content, err := c.call(ctx, request{
+	a, err := c.call(ctx, request{
 		action: "read", method: http.MethodGet, path: keyPath(ref, ""), about: standardKey, limit: maxAnswer,
 	})
 	if err != nil {
 		return engine.Envelope{}, err
 	}
-	var answer keys
-	if json.Unmarshal(content, &answer) != nil || len(answer.Resources) != 1 || answer.Resources[0].ID != string(ref) {
-		return engine.Envelope{}, unreadable("read").fault(standardKey)
+	var read keys
+	if json.Unmarshal(a.content, &read) != nil || len(read.Resources) != 1 || read.Resources[0].ID != string(ref) {
+		return engine.Envelope{}, a.unreadable()
 	}
-	switch k := answer.Resources[0]; {
+	switch k := read.Resources[0]; {
 	case k.Deleted || k.State == stateDestroyed:
-		return engine.Envelope{}, fault.Wrap(fault.Gone, publicGone, errors.New("read: the standard key is in state 5"))
+		return engine.Envelope{}, fault.Wrap(fault.Gone, publicGone, a.failure(errors.New("the standard key is in state 5")))
 	case k.State != stateActive:
 		return engine.Envelope{}, fault.Wrap(fault.Unavailable, "The standard key is not active in the key manager.",
-			fmt.Errorf("read: the standard key is in state %d", k.State))
+			a.failure(fmt.Errorf("the standard key is in state %d", k.State)))
 	default:
 		e, err := engine.DecodeEnvelope(k.Payload, id)
 		if err != nil {
-			return engine.Envelope{}, fault.Wrap(fault.Corrupt, publicCorrupt, err)
+			return engine.Envelope{}, fault.Wrap(fault.Corrupt, publicCorrupt, a.failure(err))
 		}
 		return e, nil
 	}
