@@ -122,6 +122,24 @@ func (e InstanceStatus) Valid() bool {
 	}
 }
 
+// Defines values for KeyManagerCredential.
+const (
+	KeyManagerCredentialAPIKey               KeyManagerCredential = "api_key"
+	KeyManagerCredentialServiceAuthorization KeyManagerCredential = "service_authorization"
+)
+
+// Valid indicates whether the value is a known member of the KeyManagerCredential enum.
+func (e KeyManagerCredential) Valid() bool {
+	switch e {
+	case KeyManagerCredentialAPIKey:
+		return true
+	case KeyManagerCredentialServiceAuthorization:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for KeyManagerType.
 const (
 	KeyManagerTypeHpcs       KeyManagerType = "hpcs"
@@ -150,15 +168,18 @@ type ClientCertificate struct {
 	// Example: 2026-11-23T12:00:00Z
 	CreatedAt Timestamp `json:"created_at"`
 
-	// Fingerprint SHA-256 of the certificate's DER encoding, in hexadecimal.
+	// Fingerprint SHA-256 of a certificate's DER encoding, in hexadecimal.
 	//
 	// Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
-	Fingerprint string `json:"fingerprint"`
+	Fingerprint Fingerprint `json:"fingerprint"`
 
 	// ID A UUID in lower case.
 	//
 	// Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
 	ID Identifier `json:"id"`
+
+	// InForce On how many nodes the newest change of the resource is in force: a client that reaches one of the others is still served by the one before.
+	InForce InForce `json:"in_force"`
 
 	// Name Letters, digits, spaces, dots, hyphens and underscores; begins and ends with a letter or digit.
 	//
@@ -268,10 +289,33 @@ type ErrorTarget struct {
 // Example: field
 type ErrorTargetType string
 
+// Fingerprint SHA-256 of a certificate's DER encoding, in hexadecimal.
+//
+// Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
+type Fingerprint = string
+
 // Identifier A UUID in lower case.
 //
 // Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
 type Identifier = string
+
+// InForce On how many nodes the newest change of the resource is in force: a client that reaches one of the others is still served by the one before.
+type InForce struct {
+	// Nodes Nodes on which the change is in force.
+	//
+	// Example: 2
+	Nodes int32 `json:"nodes"`
+
+	// Total Nodes of the cell.
+	//
+	// Example: 2
+	Total int32 `json:"total"`
+
+	// Unknown Nodes that were not heard from for five seconds and have not signed off; they may serve what they knew before. After three days they no longer count.
+	//
+	// Example: 0
+	Unknown int32 `json:"unknown"`
+}
 
 // Instance One KMIP for VMware instance.
 type Instance struct {
@@ -290,6 +334,9 @@ type Instance struct {
 	// Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
 	ID Identifier `json:"id"`
 
+	// InForce On how many nodes the newest change of the resource is in force: a client that reaches one of the others is still served by the one before.
+	InForce InForce `json:"in_force"`
+
 	// KeyManager The root key in use.
 	KeyManager *KeyManager `json:"key_manager,omitempty"`
 
@@ -307,6 +354,11 @@ type Instance struct {
 	//
 	// Example: inactive
 	Status InstanceStatus `json:"status"`
+
+	// Suspended Suspended by the operator. Its clients are refused; its keys and settings stay.
+	//
+	// Example: false
+	Suspended bool `json:"suspended"`
 
 	// UpdatedAt UTC, whole seconds.
 	//
@@ -338,6 +390,11 @@ type InstanceStatus string
 
 // KeyManager The root key in use.
 type KeyManager struct {
+	// Credential What the service proves itself with to the key manager.
+	//
+	// Example: api_key
+	Credential KeyManagerCredential `json:"credential"`
+
 	// InstanceCRN Cloud resource name of a service instance.
 	//
 	// Example: crn:v1:bluemix:public:kms:us-south:a/0123456789abcdef0123456789abcdef:11111111-2222-4333-8444-555555555555::
@@ -359,10 +416,15 @@ type KeyManager struct {
 	Type KeyManagerType `json:"type"`
 }
 
+// KeyManagerCredential What the service proves itself with to the key manager.
+//
+// Example: api_key
+type KeyManagerCredential string
+
 // KeyManagerPrototype A root key and the credential to use it.
 type KeyManagerPrototype struct {
-	// APIKey API key of a service ID with Viewer and Manager on the key manager instance; never returned.
-	APIKey string `json:"api_key"`
+	// APIKey API key of a service ID with Viewer and Manager on the key manager instance; never returned. May be left out with `hpcs`, for an IAM service authorization with the roles Viewer and VMware KMIP Manager.
+	APIKey *string `json:"api_key,omitempty"`
 
 	// InstanceCRN CRN of the key manager instance, in the account and region of the KMIP instance.
 	InstanceCRN InstanceCRN `json:"instance_crn"`
@@ -405,6 +467,58 @@ type Name = string
 
 // PEM One X.509 certificate in PEM, from `-----BEGIN CERTIFICATE-----` to `-----END CERTIFICATE-----`.
 type PEM = string
+
+// Refusal Connections or requests from one source, turned away for one cause within a minute.
+type Refusal struct {
+	// Cause What was wrong, in a word; more may come.
+	//
+	// Example: unknown_certificate
+	Cause string `json:"cause"`
+
+	// ClientCertificateFingerprint Of the latest client's certificate. Absent without one.
+	ClientCertificateFingerprint *Fingerprint `json:"client_certificate_fingerprint,omitempty"`
+
+	// Count How many.
+	//
+	// Example: 9
+	Count int64 `json:"count"`
+
+	// FirstAt UTC, whole seconds.
+	//
+	// Example: 2026-11-23T12:00:00Z
+	FirstAt Timestamp `json:"first_at"`
+
+	// LastAt UTC, whole seconds.
+	//
+	// Example: 2026-11-23T12:00:00Z
+	LastAt Timestamp `json:"last_at"`
+
+	// Message What was wrong and what to do.
+	//
+	// Example: The client's certificate is not registered. Compare its fingerprint with vCenter's certificate; if it is yours, add that certificate.
+	Message string `json:"message"`
+
+	// Port Port that the latest client used.
+	//
+	// Example: 5696
+	Port int32 `json:"port"`
+
+	// ServerName Host name that the latest client asked for. Absent without one.
+	//
+	// Example: kmip.example.com
+	ServerName *string `json:"server_name,omitempty"`
+
+	// Source IP address of the client. Absent beyond the day's 1,000 entries.
+	//
+	// Example: 192.0.2.17
+	Source *string `json:"source,omitempty"`
+}
+
+// RefusalCollection Clients that an instance turned away.
+type RefusalCollection struct {
+	// Refusals Newest first.
+	Refusals []Refusal `json:"refusals"`
+}
 
 // Timestamp UTC, whole seconds.
 //
@@ -589,21 +703,21 @@ type ClientInterface interface {
 
 	// DeleteClientCertificate Remove a client certificate
 	//
-	// Its open connections are refused at their next request. Action `vmware-solutions.instances.update`.
+	// Its open connections are closed, or refused at their next request; the instance's `in_force` tells on how many nodes. Action `vmware-solutions.instances.update`.
 	//
 	// Corresponds with DELETE /v1/instances/{id}/client_certificates/{certificate_id} (the `DeleteClientCertificate` operationId).
 	DeleteClientCertificate(ctx context.Context, id InstanceID, certificateID Identifier, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListEndpoints List the endpoints to enter in vCenter
 	//
-	// Add every endpoint as a server of one key provider, so that vCenter can fail over. Action `vmware-solutions.instances.view`.
+	// Add every endpoint as a server of one key provider, so that vCenter can fail over. An instance has either the shared endpoints of its cell or one of its own. Action `vmware-solutions.instances.view`.
 	//
 	// Corresponds with GET /v1/instances/{id}/endpoints (the `ListEndpoints` operationId).
 	ListEndpoints(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ReplaceKeyManagerWithBody Connect an instance to its key manager
 	//
-	// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Action `vmware-solutions.account.update`.
+	// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -612,12 +726,19 @@ type ClientInterface interface {
 
 	// ReplaceKeyManager Connect an instance to its key manager
 	//
-	// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Action `vmware-solutions.account.update`.
+	// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceKeyManager` operationId).
 	ReplaceKeyManager(ctx context.Context, id InstanceID, body ReplaceKeyManagerJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListRefusals List clients that were turned away
+	//
+	// Those that came by the instance's own host name or port, newest first, counted by minute, cause and source, of the last 30 days. At a shared endpoint nothing says whom an unknown client meant, so those are not here. Beyond 1,000 entries a day refusals are counted by cause alone. Fingerprints are here to compare: add a certificate by its PEM. Action `vmware-solutions.instances.view`.
+	//
+	// Corresponds with GET /v1/instances/{id}/refusals (the `ListRefusals` operationId).
+	ListRefusals(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
 // ListInstances List instances
@@ -766,7 +887,7 @@ func (c *Client) CreateClientCertificate(ctx context.Context, id InstanceID, bod
 
 // DeleteClientCertificate Remove a client certificate
 //
-// Its open connections are refused at their next request. Action `vmware-solutions.instances.update`.
+// Its open connections are closed, or refused at their next request; the instance's `in_force` tells on how many nodes. Action `vmware-solutions.instances.update`.
 //
 // Corresponds with DELETE /v1/instances/{id}/client_certificates/{certificate_id} (the `DeleteClientCertificate` operationId).
 func (c *Client) DeleteClientCertificate(ctx context.Context, id InstanceID, certificateID Identifier, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -783,7 +904,7 @@ func (c *Client) DeleteClientCertificate(ctx context.Context, id InstanceID, cer
 
 // ListEndpoints List the endpoints to enter in vCenter
 //
-// Add every endpoint as a server of one key provider, so that vCenter can fail over. Action `vmware-solutions.instances.view`.
+// Add every endpoint as a server of one key provider, so that vCenter can fail over. An instance has either the shared endpoints of its cell or one of its own. Action `vmware-solutions.instances.view`.
 //
 // Corresponds with GET /v1/instances/{id}/endpoints (the `ListEndpoints` operationId).
 func (c *Client) ListEndpoints(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -800,7 +921,7 @@ func (c *Client) ListEndpoints(ctx context.Context, id InstanceID, reqEditors ..
 
 // ReplaceKeyManagerWithBody Connect an instance to its key manager
 //
-// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Action `vmware-solutions.account.update`.
+// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -819,13 +940,30 @@ func (c *Client) ReplaceKeyManagerWithBody(ctx context.Context, id InstanceID, c
 
 // ReplaceKeyManager Connect an instance to its key manager
 //
-// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Action `vmware-solutions.account.update`.
+// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 //
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceKeyManager` operationId).
 func (c *Client) ReplaceKeyManager(ctx context.Context, id InstanceID, body ReplaceKeyManagerJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewReplaceKeyManagerRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListRefusals List clients that were turned away
+//
+// Those that came by the instance's own host name or port, newest first, counted by minute, cause and source, of the last 30 days. At a shared endpoint nothing says whom an unknown client meant, so those are not here. Beyond 1,000 entries a day refusals are counted by cause alone. Fingerprints are here to compare: add a certificate by its PEM. Action `vmware-solutions.instances.view`.
+//
+// Corresponds with GET /v1/instances/{id}/refusals (the `ListRefusals` operationId).
+func (c *Client) ListRefusals(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListRefusalsRequest(c.Server, id)
 	if err != nil {
 		return nil, err
 	}
@@ -1174,6 +1312,40 @@ func NewReplaceKeyManagerRequestWithBody(server string, id InstanceID, contentTy
 	return req, nil
 }
 
+// NewListRefusalsRequest constructs an http.Request for the ListRefusals method
+func NewListRefusalsRequest(server string, id InstanceID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/instances/%s/refusals", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 func (c *Client) applyEditors(ctx context.Context, req *http.Request, additionalEditors []RequestEditorFn) error {
 	for _, r := range c.RequestEditors {
 		if err := r(ctx, req); err != nil {
@@ -1292,7 +1464,7 @@ type ClientWithResponsesInterface interface {
 
 	// DeleteClientCertificateWithResponse Remove a client certificate
 	//
-	// Its open connections are refused at their next request. Action `vmware-solutions.instances.update`.
+	// Its open connections are closed, or refused at their next request; the instance's `in_force` tells on how many nodes. Action `vmware-solutions.instances.update`.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1301,7 +1473,7 @@ type ClientWithResponsesInterface interface {
 
 	// ListEndpointsWithResponse List the endpoints to enter in vCenter
 	//
-	// Add every endpoint as a server of one key provider, so that vCenter can fail over. Action `vmware-solutions.instances.view`.
+	// Add every endpoint as a server of one key provider, so that vCenter can fail over. An instance has either the shared endpoints of its cell or one of its own. Action `vmware-solutions.instances.view`.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -1310,7 +1482,7 @@ type ClientWithResponsesInterface interface {
 
 	// ReplaceKeyManagerWithBodyWithResponse Connect an instance to its key manager
 	//
-	// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Action `vmware-solutions.account.update`.
+	// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -1319,12 +1491,21 @@ type ClientWithResponsesInterface interface {
 
 	// ReplaceKeyManagerWithResponse Connect an instance to its key manager
 	//
-	// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Action `vmware-solutions.account.update`.
+	// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceKeyManager` operationId).
 	ReplaceKeyManagerWithResponse(ctx context.Context, id InstanceID, body ReplaceKeyManagerJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplaceKeyManagerResponse, error)
+
+	// ListRefusalsWithResponse List clients that were turned away
+	//
+	// Those that came by the instance's own host name or port, newest first, counted by minute, cause and source, of the last 30 days. At a shared endpoint nothing says whom an unknown client meant, so those are not here. Beyond 1,000 entries a day refusals are counted by cause alone. Fingerprints are here to compare: add a certificate by its PEM. Action `vmware-solutions.instances.view`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/instances/{id}/refusals (the `ListRefusals` operationId).
+	ListRefusalsWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListRefusalsResponse, error)
 }
 
 // ListInstancesResponse401Headers the declared response headers of an HTTP 401 response for ListInstances
@@ -2123,6 +2304,89 @@ func (r ReplaceKeyManagerResponse) ContentType() string {
 	return ""
 }
 
+// ListRefusalsResponse401Headers the declared response headers of an HTTP 401 response for ListRefusals
+type ListRefusalsResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+type ListRefusalsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RefusalCollection
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListRefusalsResponse401Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListRefusalsResponse) GetJSON200() *RefusalCollection {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r ListRefusalsResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r ListRefusalsResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r ListRefusalsResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r ListRefusalsResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r ListRefusalsResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListRefusalsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListRefusalsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListRefusalsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListRefusalsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListInstancesWithResponse List instances
 //
 // The instances of the caller's account, oldest first. Action `vmware-solutions.instances.view`.
@@ -2245,7 +2509,7 @@ func (c *ClientWithResponses) CreateClientCertificateWithResponse(ctx context.Co
 
 // DeleteClientCertificateWithResponse Remove a client certificate
 //
-// Its open connections are refused at their next request. Action `vmware-solutions.instances.update`.
+// Its open connections are closed, or refused at their next request; the instance's `in_force` tells on how many nodes. Action `vmware-solutions.instances.update`.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -2260,7 +2524,7 @@ func (c *ClientWithResponses) DeleteClientCertificateWithResponse(ctx context.Co
 
 // ListEndpointsWithResponse List the endpoints to enter in vCenter
 //
-// Add every endpoint as a server of one key provider, so that vCenter can fail over. Action `vmware-solutions.instances.view`.
+// Add every endpoint as a server of one key provider, so that vCenter can fail over. An instance has either the shared endpoints of its cell or one of its own. Action `vmware-solutions.instances.view`.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -2275,7 +2539,7 @@ func (c *ClientWithResponses) ListEndpointsWithResponse(ctx context.Context, id 
 
 // ReplaceKeyManagerWithBodyWithResponse Connect an instance to its key manager
 //
-// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Action `vmware-solutions.account.update`.
+// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2290,7 +2554,7 @@ func (c *ClientWithResponses) ReplaceKeyManagerWithBodyWithResponse(ctx context.
 
 // ReplaceKeyManagerWithResponse Connect an instance to its key manager
 //
-// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Action `vmware-solutions.account.update`.
+// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -2301,6 +2565,21 @@ func (c *ClientWithResponses) ReplaceKeyManagerWithResponse(ctx context.Context,
 		return nil, err
 	}
 	return ParseReplaceKeyManagerResponse(rsp)
+}
+
+// ListRefusalsWithResponse List clients that were turned away
+//
+// Those that came by the instance's own host name or port, newest first, counted by minute, cause and source, of the last 30 days. At a shared endpoint nothing says whom an unknown client meant, so those are not here. Beyond 1,000 entries a day refusals are counted by cause alone. Fingerprints are here to compare: add a certificate by its PEM. Action `vmware-solutions.instances.view`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/instances/{id}/refusals (the `ListRefusals` operationId).
+func (c *ClientWithResponses) ListRefusalsWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListRefusalsResponse, error) {
+	rsp, err := c.ListRefusals(ctx, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListRefusalsResponse(rsp)
 }
 
 // ParseListInstancesResponse parses an HTTP response from a ListInstancesWithResponse call
@@ -3017,6 +3296,80 @@ func ParseReplaceKeyManagerResponse(rsp *http.Response) (*ReplaceKeyManagerRespo
 	switch {
 	case rsp.StatusCode == 401:
 		var headers ReplaceKeyManagerResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListRefusalsResponse parses an HTTP response from a ListRefusalsWithResponse call
+func ParseListRefusalsResponse(rsp *http.Response) (*ListRefusalsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListRefusalsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RefusalCollection
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListRefusalsResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
 			var value string
 			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {

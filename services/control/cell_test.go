@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/kmip-for-vmware/kmip/api"
 	"github.com/kmip-for-vmware/kmip/libs/obs"
@@ -69,6 +68,7 @@ func settings(t *testing.T, cloud *ibmCloud, database string) map[string]string 
 		}
 		return file
 	}
+	ca := newAuthority(t)
 	return map[string]string{
 		"DATABASE_URL":               database,
 		"KMIP_API_ADDRESS":           "127.0.0.1:0",
@@ -77,7 +77,11 @@ func settings(t *testing.T, cloud *ibmCloud, database string) map[string]string 
 		"KMIP_KEY_MANAGER_ENDPOINTS": "kms/us-south=" + cloud.keyProtect.URL + ",hs-crypto/us-south=" + cloud.keyProtect.URL,
 		"KMIP_SEALING_KEYS_FILE":     write("sealing", base64.StdEncoding.EncodeToString(key[:])+"\n"),
 		"KMIP_SHARED_ENDPOINTS":      "kmip-1.test:5696,kmip-2.test:5697",
-		"KMIP_CA_FILE":               write("ca.pem", certificate(t, rsaKey(t, 2048), time.Hour)),
+		"KMIP_CA_FILE":               write("ca.pem", ca.certificate),
+		"KMIP_CA_KEY_FILE":           write("ca-key.pem", ca.key),
+		"KMIP_TLS_CERTIFICATE_FILE":  write("shared.pem", ca.shared),
+		"KMIP_DEDICATED_ENDPOINTS":   "kmip.test:7000-7001",
+		"KMIP_SERVICE_API_KEY_FILE":  write("service", serviceAPIKey+"\n"),
 	}
 }
 

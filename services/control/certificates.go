@@ -49,8 +49,12 @@ func (h *handlers) CreateClientCertificate(ctx context.Context, request server.C
 	case err != nil:
 		return nil, orNoInstance(err)
 	}
+	nodes, err := h.instances.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
 	return server.CreateClientCertificate201JSONResponse{
-		Body:    certificateModel(added),
+		Body:    certificateModel(added, nodes),
 		Headers: server.CreateClientCertificate201ResponseHeaders{Location: "/v1/instances/" + string(instance.ID) + "/client_certificates/" + added.ID},
 	}, nil
 }
@@ -64,9 +68,13 @@ func (h *handlers) ListClientCertificates(ctx context.Context, request server.Li
 	if err != nil {
 		return nil, orNoInstance(err)
 	}
+	nodes, err := h.instances.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
 	list := make([]api.ClientCertificate, 0, len(all))
 	for _, c := range all {
-		list = append(list, certificateModel(c))
+		list = append(list, certificateModel(c, nodes))
 	}
 	return server.ListClientCertificates200JSONResponse{ClientCertificates: list}, nil
 }
@@ -90,11 +98,12 @@ func (h *handlers) DeleteClientCertificate(ctx context.Context, request server.D
 	return server.DeleteClientCertificate204Response{}, nil
 }
 
-func certificateModel(c pg.Certificate) api.ClientCertificate {
+func certificateModel(c pg.Certificate, nodes []pg.Node) api.ClientCertificate {
 	return api.ClientCertificate{
 		ID: c.ID, Name: c.Name, Fingerprint: c.Fingerprint.String(),
 		Certificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.DER})),
 		NotBefore:   timestamp(c.NotBefore), NotAfter: timestamp(c.NotAfter), CreatedAt: timestamp(c.CreatedAt),
+		InForce: inForce(nodes, c.Revision),
 	}
 }
 

@@ -48,6 +48,21 @@ type Config struct {
 	// CAFile holds, in PEM, the certificate of the authority that signed the
 	// nodes' server certificates.
 	CAFile string `env:"KMIP_CA_FILE"`
+	// DedicatedEndpoints says where instances with an endpoint of their own are
+	// reached, "domain:first port-last port": each gets a name below the domain
+	// and a port of the range, as advertised. Without it there are none, and so
+	// no instances on HPCS. With it, CAKeyFile and CertificateFile are needed.
+	DedicatedEndpoints string `env:"KMIP_DEDICATED_ENDPOINTS"`
+	// CAKeyFile holds, in PEM, the key of CAFile's certificate; it signs server
+	// certificates for instances' own names.
+	CAKeyFile string `env:"KMIP_CA_KEY_FILE"`
+	// CertificateFile is the nodes' shared server certificate, in PEM; those
+	// for instances' own names are over the same key.
+	CertificateFile string `env:"KMIP_TLS_CERTIFICATE_FILE"`
+	// ServiceAPIKeyFile holds the API key of the operator's own service ID,
+	// which belongs to the IAM service vmware-solutions: with it instances reach
+	// HPCS under a service authorization. Without it they need API keys.
+	ServiceAPIKeyFile string `env:"KMIP_SERVICE_API_KEY_FILE"`
 }
 
 // ReadConfig fills a Config from environment variables. What they hold is
@@ -58,7 +73,8 @@ func ReadConfig(environment map[string]string) (Config, error) {
 
 // parts is what the settings stand for.
 type parts struct {
-	endpoints api.EndpointCollection
+	endpoints api.EndpointCollection // the shared ones
+	dedicated *dedicated             // nil: there are none
 	iam       iam.Config
 	manager   keyManagers
 }
@@ -100,11 +116,21 @@ func (c Config) check() (parts, error) {
 	if err != nil {
 		problem("KMIP_KEY_MANAGER_ENDPOINTS", "%w; set it to kms/%s=<URL of Key Protect>,hs-crypto/%s=<URL of HPCS>", err, c.Region, c.Region)
 	}
+	var service func(instanceCRN string) keyprotect.Tokens
+	if c.ServiceAPIKeyFile != "" && tokens != nil {
+		key, err := secret.ReadFile(c.ServiceAPIKeyFile)
+		if err != nil {
+			problem("KMIP_SERVICE_API_KEY_FILE", "%w; set it to a file with the API key of the operator's service ID, or leave it out", err)
+		} else {
+			own := tokens.ForAPIKey(key)
+			service = func(instanceCRN string) keyprotect.Tokens { return tokens.ForInstance(own, instanceCRN) }
+		}
+	}
 	p.manager = keyManagers{
-		ring: c.keyring,
+		ring: c.keyring, authorized: service != nil,
 		open: func(ring *secret.Keyring, t *tenant.Tenant) (engine.KeyManager, error) {
 			factory := &keyprotect.Factory{
-				Endpoints: addresses, Keyring: ring,
+				Endpoints: addresses, Keyring: ring, Service: service,
 				Tokens: func(apiKey *secret.Bytes) keyprotect.Tokens { return tokens.ForAPIKey(apiKey) },
 			}
 			return factory.For(t)
@@ -116,8 +142,15 @@ func (c Config) check() (parts, error) {
 	if p.endpoints.Endpoints, err = parseSharedEndpoints(c.SharedEndpoints); err != nil {
 		problem("KMIP_SHARED_ENDPOINTS", "%w; set it to name:port,name:port, the host names in lower case", err)
 	}
-	if p.endpoints.CACertificate, err = readCA(c.CAFile); err != nil {
+	ca, err := readCertificate(c.CAFile)
+	if err != nil {
 		problem("KMIP_CA_FILE", "%w; set it to a PEM file with the certificate of the nodes' authority", err)
+	} else {
+		p.endpoints.CACertificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw}))
+	}
+	if c.DedicatedEndpoints != "" && ca != nil {
+		p.dedicated, err = c.readDedicated(ca)
+		problems = append(problems, err)
 	}
 	return p, errors.Join(problems...)
 }
@@ -157,21 +190,34 @@ func parseSharedEndpoints(text string) ([]api.Endpoint, error) {
 	return all, nil
 }
 
-// readCA returns a CA certificate, normalized to one PEM block.
-func readCA(file string) (string, error) {
+// readCertificate returns the first certificate of a PEM file.
+func readCertificate(file string) (*x509.Certificate, error) {
+	block, err := readPEM(file)
+	if err != nil {
+		return nil, err
+	}
+	if block.Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("%s holds no certificate in PEM", file)
+	}
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return certificate, nil
+}
+
+// readPEM returns the first block of a PEM file.
+func readPEM(file string) (*pem.Block, error) {
 	if file == "" {
-		return "", errors.New("not set")
+		return nil, errors.New("not set")
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	block, _ := pem.Decode(text)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return "", fmt.Errorf("%s holds no certificate in PEM", file)
+	if block == nil {
+		return nil, fmt.Errorf("%s holds nothing in PEM", file)
 	}
-	if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-		return "", fmt.Errorf("%s: %w", file, err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: block.Bytes})), nil
+	return block, nil
 }

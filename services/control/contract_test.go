@@ -213,6 +213,15 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 	if err := os.WriteFile(bad, []byte("c2hvcnQ=\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	other := newAuthority(t)
+	write := func(name, text string) string {
+		file := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	stranger := authority{key: write("key", other.key), shared: write("shared", other.shared)}
 	good := settings(t, newIBMCloud(t), pgtest.URL(t, pgtest.Database(t), "kmip_control"))
 	for variable, values := range map[string][]string{
 		"DATABASE_URL":               {"host=x", "mysql://x"},
@@ -224,6 +233,10 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 		"KMIP_SEALING_KEYS_FILE":     {"/nonexistent/file", bad},
 		"KMIP_SHARED_ENDPOINTS":      {"name", "name:0", "Name:1", "name:70000", "a:1,,b:2", "[::1]:1"},
 		"KMIP_CA_FILE":               {"/nonexistent/file", bad},
+		"KMIP_CA_KEY_FILE":           {"", "/nonexistent/file", bad, stranger.key},
+		"KMIP_TLS_CERTIFICATE_FILE":  {"", bad, stranger.shared},
+		"KMIP_DEDICATED_ENDPOINTS":   {"kmip.test", "kmip.test:7000", "kmip.test:7001-7000", "Kmip.test:1-2", "kmip.test:0-5", ":1-2"},
+		"KMIP_SERVICE_API_KEY_FILE":  {"/nonexistent/file"},
 	} {
 		for _, value := range values {
 			environment := map[string]string{}

@@ -55,7 +55,7 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 	}
 	reg := obs.NewRegistry()
 	c.api = newAPI(&handlers{
-		instances: pg.NewInstances(c.pool), region: config.Region, endpoints: p.endpoints,
+		instances: pg.NewInstances(c.pool), region: config.Region, endpoints: p.endpoints, dedicated: p.dedicated,
 		manager: p.manager, now: time.Now,
 	}, observe(log, newRequestSeconds(reg)), verifier.Verify)
 	c.admin = newAdmin(obs.Admin(reg, c.ready))

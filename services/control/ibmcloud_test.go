@@ -27,6 +27,10 @@ const (
 	rootKey      = "99999999-8888-4777-8666-555555555555"
 	canaryAPIKey = "CanaryKey-Zm9yLXRlc3RzLW9ubHk-0123456789"
 	kmsToken     = "token-of-the-service-id"
+	// The operator's own service ID, which mints tokens for instances.
+	serviceAPIKey = "ServiceKey-Zm9yLXRlc3RzLW9ubHk-012345678"
+	serviceToken  = "token-of-the-service"
+	instanceToken = "token-of-crn-" // and the instance's CRN
 )
 
 // ibmCloud plays IAM and Key Protect, as far as the control plane uses them,
@@ -40,11 +44,13 @@ type ibmCloud struct {
 	calls int                       // to Key Protect
 	fault http.HandlerFunc          // answers Key Protect's calls if set
 	down  bool                      // IAM answers 503
+	// authorized are CRNs of KMIP instances that have a service authorization.
+	authorized map[string]bool
 }
 
 func newIBMCloud(t *testing.T) *ibmCloud {
 	t.Helper()
-	c := &ibmCloud{signer: rsaKey(t, 2048), keys: map[string]map[string]any{}}
+	c := &ibmCloud{signer: rsaKey(t, 2048), keys: map[string]map[string]any{}, authorized: map[string]bool{}}
 	c.iam = httptest.NewServer(http.HandlerFunc(c.serveIAM))
 	c.keyProtect = httptest.NewServer(http.HandlerFunc(c.serveKeyProtect))
 	t.Cleanup(c.iam.Close)
@@ -91,6 +97,13 @@ func (c *ibmCloud) stopIAM() {
 	c.down = true
 }
 
+// authorize gives a KMIP instance a service authorization to Key Protect.
+func (c *ibmCloud) authorize(crn string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.authorized[crn] = true
+}
+
 // asked returns how many calls Key Protect has had.
 func (c *ibmCloud) asked() int {
 	c.mu.Lock()
@@ -133,7 +146,11 @@ func (c *ibmCloud) serveIAM(w http.ResponseWriter, r *http.Request) {
 			"n": b64(c.signer.N.Bytes()), "e": b64(big.NewInt(int64(c.signer.E)).Bytes()),
 		}}})
 	case "POST /identity/token":
-		if r.PostFormValue("apikey") != canaryAPIKey {
+		token := map[string]string{canaryAPIKey: kmsToken, serviceAPIKey: serviceToken}[r.PostFormValue("apikey")]
+		if crn, ok := strings.CutPrefix(r.PostFormValue("desired_iam_id"), "crn-"); ok && r.PostFormValue("access_token") == serviceToken {
+			token = instanceToken + crn
+		}
+		if token == "" {
 			answer(w, http.StatusBadRequest, map[string]any{
 				"errorCode": "BXNIM0415E", "errorMessage": "Provided API key could not be found.",
 				"context": map[string]any{"requestId": "r1"},
@@ -141,7 +158,7 @@ func (c *ibmCloud) serveIAM(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		answer(w, http.StatusOK, map[string]any{
-			"access_token": kmsToken, "refresh_token": "not_supported", "token_type": "Bearer",
+			"access_token": token, "refresh_token": "not_supported", "token_type": "Bearer",
 			"expires_in": 3600, "expiration": time.Now().Add(time.Hour).Unix(), "scope": "ibm openid",
 		})
 	default:
@@ -177,7 +194,12 @@ func (c *ibmCloud) serveKeyProtect(w http.ResponseWriter, r *http.Request) {
 		fault(w, r)
 		return
 	}
-	if r.Header.Get("Authorization") != "Bearer "+kmsToken || r.Header.Get("Bluemix-Instance") != kmsInstance {
+	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+	crn, _ := strings.CutPrefix(token, instanceToken)
+	c.mu.Lock()
+	allowed := token == kmsToken || c.authorized[crn]
+	c.mu.Unlock()
+	if !allowed || r.Header.Get("Bluemix-Instance") != kmsInstance {
 		kmsError(w, http.StatusUnauthorized, "")
 		return
 	}

@@ -23,6 +23,7 @@ type handlers struct {
 	instances *pg.Instances
 	region    string
 	endpoints api.EndpointCollection // the cell's shared ones
+	dedicated *dedicated             // nil: no instance has its own
 	manager   keyManagers
 	now       func() time.Time
 }
@@ -52,9 +53,13 @@ func (h *handlers) ListInstances(ctx context.Context, _ server.ListInstancesRequ
 	if err != nil {
 		return nil, err
 	}
+	nodes, err := h.instances.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
 	list := make([]api.Instance, 0, len(all))
 	for _, i := range all {
-		list = append(list, instanceModel(i))
+		list = append(list, instanceModel(i, nodes))
 	}
 	return server.ListInstances200JSONResponse{Instances: list}, nil
 }
@@ -87,8 +92,12 @@ func (h *handlers) CreateInstance(ctx context.Context, request server.CreateInst
 		case err != nil:
 			return nil, err
 		}
+		nodes, err := h.instances.Nodes(ctx)
+		if err != nil {
+			return nil, err
+		}
 		return server.CreateInstance202JSONResponse{
-			Body:    instanceModel(made),
+			Body:    instanceModel(made, nodes),
 			Headers: server.CreateInstance202ResponseHeaders{Location: "/v1/instances/" + string(made.ID)},
 		}, nil
 	}
@@ -100,7 +109,11 @@ func (h *handlers) GetInstance(ctx context.Context, request server.GetInstanceRe
 	if err != nil {
 		return nil, err
 	}
-	return server.GetInstance200JSONResponse(instanceModel(instance)), nil
+	nodes, err := h.instances.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return server.GetInstance200JSONResponse(instanceModel(instance, nodes)), nil
 }
 
 // DeleteInstance deletes an instance; its keys stay in the key manager.
@@ -116,10 +129,19 @@ func (h *handlers) DeleteInstance(ctx context.Context, request server.DeleteInst
 
 // ListEndpoints returns the addresses to enter in vCenter.
 func (h *handlers) ListEndpoints(ctx context.Context, request server.ListEndpointsRequestObject) (server.ListEndpointsResponseObject, error) {
-	if _, err := h.instance(ctx, request.ID); err != nil {
-		return nil, err
+	instance, err := h.instance(ctx, request.ID)
+	if err != nil || instance.Shared {
+		return server.ListEndpoints200JSONResponse(h.endpoints), err
 	}
-	return server.ListEndpoints200JSONResponse(h.endpoints), nil
+	own, err := h.instances.ListEndpoints(ctx, instance.Account, instance.ID)
+	if err != nil {
+		return nil, orNoInstance(err)
+	}
+	collection := api.EndpointCollection{CACertificate: h.endpoints.CACertificate}
+	for _, e := range own {
+		collection.Endpoints = append(collection.Endpoints, api.Endpoint{Hostname: e.HostName, Port: int32(e.Port)})
+	}
+	return server.ListEndpoints200JSONResponse(collection), nil
 }
 
 // instance returns the caller's instance with an id, or errNoInstance.
@@ -139,9 +161,25 @@ func orNoInstance(err error) error {
 	return err
 }
 
-func instanceModel(i pg.Instance) api.Instance {
+// inForce says on how many nodes a revision is in force.
+func inForce(nodes []pg.Node, revision int64) api.InForce {
+	var f api.InForce
+	for _, n := range nodes {
+		f.Total++
+		switch {
+		case !n.Heard:
+			f.Unknown++
+		case n.Revision >= revision:
+			f.Nodes++
+		}
+	}
+	return f
+}
+
+func instanceModel(i pg.Instance, nodes []pg.Node) api.Instance {
 	model := api.Instance{
 		ID: string(i.ID), Name: i.Name, Region: i.Region, Status: api.InstanceStatus(i.Status),
+		Suspended: i.Suspended, InForce: inForce(nodes, i.Revision),
 		CRN:       (&tenant.Tenant{ID: i.ID, Account: i.Account}).CRN(i.Region),
 		CreatedAt: timestamp(i.CreatedAt), UpdatedAt: timestamp(i.UpdatedAt),
 	}

@@ -31,8 +31,9 @@ const maxCRN = 512
 
 // keyManagers is what the control plane needs to try a customer's settings.
 type keyManagers struct {
-	ring func() (*secret.Keyring, error) // the operator's set as it is now
-	open func(*secret.Keyring, *tenant.Tenant) (engine.KeyManager, error)
+	ring       func() (*secret.Keyring, error) // the operator's set as it is now
+	authorized bool                            // service authorizations serve in place of API keys
+	open       func(*secret.Keyring, *tenant.Tenant) (engine.KeyManager, error)
 }
 
 // ReplaceKeyManager tries the given settings and stores them if the key
@@ -42,7 +43,7 @@ func (h *handlers) ReplaceKeyManager(ctx context.Context, request server.Replace
 	if err != nil {
 		return nil, err
 	}
-	settings, err := keyManagerSettings(*request.Body, instance)
+	settings, err := h.keyManagerSettings(*request.Body, instance)
 	if err != nil {
 		return nil, err
 	}
@@ -50,15 +51,23 @@ func (h *handlers) ReplaceKeyManager(ctx context.Context, request server.Replace
 	if err != nil {
 		return nil, err
 	}
-	key := secret.Of([]byte(request.Body.APIKey))
-	defer key.Wipe()
-	if settings.SealedAPIKey, err = ring.Seal(tenant.APIKeyPurpose, string(instance.ID), key); err != nil {
-		return nil, err
+	if request.Body.APIKey != nil {
+		key := secret.Of([]byte(*request.Body.APIKey))
+		defer key.Wipe()
+		if settings.SealedAPIKey, err = ring.Seal(tenant.APIKeyPurpose, string(instance.ID), key); err != nil {
+			return nil, err
+		}
 	}
 	if err := h.check(ctx, ring, instance, settings); err != nil {
 		return nil, err
 	}
-	if _, err := h.instances.SetKeyManager(ctx, instance.Account, instance.ID, settings, nil); err != nil {
+	var own *pg.Dedicated
+	if settings.Type == tenant.HPCS {
+		if own, err = h.dedicated.endpoint(instance.ID); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := h.instances.SetKeyManager(ctx, instance.Account, instance.ID, settings, own); err != nil {
 		return nil, orNoInstance(err)
 	}
 	return server.ReplaceKeyManager200JSONResponse(keyManagerModel(settings)), nil
@@ -89,14 +98,19 @@ func (h *handlers) check(ctx context.Context, ring *secret.Keyring, instance pg.
 }
 
 func keyManagerModel(m tenant.KeyManager) api.KeyManager {
-	return api.KeyManager{
+	model := api.KeyManager{
 		Type: api.KeyManagerType(m.Type), InstanceCRN: m.InstanceCRN, KeyRing: m.KeyRing, RootKeyID: m.RootKeyID,
+		Credential: api.KeyManagerCredentialAPIKey,
 	}
+	if len(m.SealedAPIKey) == 0 {
+		model.Credential = api.KeyManagerCredentialServiceAuthorization
+	}
+	return model
 }
 
 // keyManagerSettings checks a request against the document and against the
 // instance. The result has no API key yet.
-func keyManagerSettings(body api.KeyManagerPrototype, instance pg.Instance) (tenant.KeyManager, error) {
+func (h *handlers) keyManagerSettings(body api.KeyManagerPrototype, instance pg.Instance) (tenant.KeyManager, error) {
 	var wrong []error
 	refuse := func(field string, kind fault.Kind, sentence string) {
 		wrong = append(wrong, inField(field, kind, "%s", sentence))
@@ -106,6 +120,8 @@ func keyManagerSettings(body api.KeyManagerPrototype, instance pg.Instance) (ten
 		refuse("type", fault.Missing, "Field `type` is missing. Set it to key_protect or hpcs.")
 	case !body.Type.Valid():
 		refuse("type", fault.Invalid, "Field `type` has to be key_protect or hpcs.")
+	case body.Type == api.KeyManagerTypeHpcs && h.dedicated == nil:
+		refuse("type", fault.Invalid, "Hyper Protect Crypto Services can't be used here: this cell has no dedicated endpoints. Set `type` to key_protect, or ask the operator.")
 	}
 	if err := checkInstanceCRN(body, instance); err != nil {
 		wrong = append(wrong, err)
@@ -116,6 +132,8 @@ func keyManagerSettings(body api.KeyManagerPrototype, instance pg.Instance) (ten
 	}
 	if !keyRingForm.MatchString(ring) {
 		refuse("key_ring", fault.Invalid, "Field `key_ring` has to be a key ring's id: 2 to 100 letters, digits and hyphens. Leave it out for the ring `default`.")
+	} else if body.Type == api.KeyManagerTypeHpcs && ring != "default" {
+		refuse("key_ring", fault.Invalid, "Field `key_ring` has to be `default` with Hyper Protect Crypto Services. Choose a root key in that ring.")
 	}
 	switch {
 	case body.RootKeyID == "":
@@ -124,9 +142,11 @@ func keyManagerSettings(body api.KeyManagerPrototype, instance pg.Instance) (ten
 		refuse("root_key_id", fault.Invalid, "Field `root_key_id` has to be a UUID in lower case: the root key's id, not its name or CRN.")
 	}
 	switch {
-	case body.APIKey == "":
+	case body.APIKey == nil && body.Type == api.KeyManagerTypeHpcs && h.manager.authorized:
+		// The instance itself is let in, by a service authorization.
+	case body.APIKey == nil:
 		refuse("api_key", fault.Missing, "Field `api_key` is missing. Create an API key of a service ID that is Viewer and Manager on the key manager instance.")
-	case !apiKeyForm.MatchString(body.APIKey):
+	case !apiKeyForm.MatchString(*body.APIKey):
 		refuse("api_key", fault.Invalid, "Field `api_key` has to be 16 to 256 printable characters without spaces. Copy the API key again, whole.")
 	}
 	if len(wrong) > 0 {

@@ -30,7 +30,7 @@ func keyManagerBody(changes map[string]any) string {
 func TestConnectKeyManager(t *testing.T) {
 	c := start(t)
 	path := c.instance(t, "a")
-	want := api.KeyManager{Type: api.KeyManagerTypeKeyProtect, InstanceCRN: kmsCRN(account), KeyRing: "default", RootKeyID: rootKey}
+	want := api.KeyManager{Type: api.KeyManagerTypeKeyProtect, InstanceCRN: kmsCRN(account), KeyRing: "default", RootKeyID: rootKey, Credential: api.KeyManagerCredentialAPIKey}
 	got := read[api.KeyManager](t, c.call(t, "PUT", path+"/key_manager", keyManagerBody(map[string]any{"key_ring": nil})), http.StatusOK)
 	if got != want {
 		t.Errorf("got %+v", got)

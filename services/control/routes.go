@@ -54,6 +54,7 @@ var routes = map[string]route{
 	"DELETE /v1/instances/{id}":                                      {action: deleteInstances, deadline: quick},
 	"PUT /v1/instances/{id}/key_manager":                             {action: updateAccount, deadline: checksDeadline, maxBody: smallBody, body: bodyOf[api.KeyManagerPrototype]},
 	"GET /v1/instances/{id}/endpoints":                               {action: viewInstances, deadline: quick},
+	"GET /v1/instances/{id}/refusals":                                {action: viewInstances, deadline: quick},
 	"GET /v1/instances/{id}/client_certificates":                     {action: viewInstances, deadline: quick},
 	"POST /v1/instances/{id}/client_certificates":                    {action: updateInstances, deadline: quick, maxBody: pemBody, body: bodyOf[api.ClientCertificatePrototype]},
 	"DELETE /v1/instances/{id}/client_certificates/{certificate_id}": {action: updateInstances, deadline: quick},

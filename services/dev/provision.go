@@ -163,7 +163,7 @@ func (r rest) keyManager(ctx context.Context, instance api.Instance, t *tenantSe
 	}
 	ring := keyRing
 	answer, err := r.ReplaceKeyManagerWithResponse(ctx, instance.ID, api.KeyManagerPrototype{
-		Type: api.KeyManagerTypeKeyProtect, InstanceCRN: t.keyManager.crn(), KeyRing: &ring, RootKeyID: t.rootKey, APIKey: t.serviceKey,
+		Type: api.KeyManagerTypeKeyProtect, InstanceCRN: t.keyManager.crn(), KeyRing: &ring, RootKeyID: t.rootKey, APIKey: &t.serviceKey,
 	})
 	if err != nil {
 		return err

@@ -47,6 +47,10 @@ type Config struct {
 	// SealingKeysFile holds the operator's keyring, see secret.ParseKeyring. It
 	// is read again when it changes.
 	SealingKeysFile string `env:"KMIP_SEALING_KEYS_FILE"`
+	// ServiceAPIKeyFile holds the API key of the operator's own service ID,
+	// which belongs to the IAM service vmware-solutions. Tenants that gave no
+	// API key are served with it, each under its own service authorization.
+	ServiceAPIKeyFile string `env:"KMIP_SERVICE_API_KEY_FILE"`
 }
 
 // parts is what the settings stand for.
@@ -107,6 +111,15 @@ func (c Config) check() (parts, error) {
 	p.managers = &keyManagers{
 		file: c.SealingKeysFile, endpoints: endpoints, stale: rate.Sometimes{Interval: complainEvery},
 		tokens: func(apiKey *secret.Bytes) keyprotect.Tokens { return tokens.ForAPIKey(apiKey) },
+	}
+	if c.ServiceAPIKeyFile != "" && tokens != nil {
+		key, err := secret.ReadFile(c.ServiceAPIKeyFile)
+		if err != nil {
+			problem("KMIP_SERVICE_API_KEY_FILE", "%w; set it to a file with the API key of the operator's service ID, or leave it out", err)
+		} else {
+			own := tokens.ForAPIKey(key)
+			p.managers.service = func(instanceCRN string) keyprotect.Tokens { return tokens.ForInstance(own, instanceCRN) }
+		}
 	}
 	if c.SealingKeysFile == "" {
 		problem("KMIP_SEALING_KEYS_FILE", "not set; set it to a file with one key per line, each made with `openssl rand -base64 32`")

@@ -62,6 +62,22 @@ func TestConfigPort(t *testing.T) {
 			t.Errorf("port %d, %v; want %d", p.port, err, want)
 		}
 	}
+	p, err := c.check()
+	if err != nil || p.host != "127.0.0.1" || p.managers.service != nil {
+		t.Errorf("%+v, %v", p, err)
+	}
+	c.ServiceAPIKeyFile = write(t, filepath.Join(dir, "service"), "an API key of the operator\n")
+	c.DedicatedPortOffset = 70000
+	for _, name := range []string{"KMIP_SERVICE_API_KEY_FILE", "KMIP_DEDICATED_PORT_OFFSET"} {
+		if _, err := c.check(); err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "an API key of") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	write(t, c.ServiceAPIKeyFile, "an-API-key-of-the-operator\n")
+	c.DedicatedPortOffset = -30
+	if p, err := c.check(); err != nil || p.managers.service == nil {
+		t.Errorf("with the operator's own service ID: %+v, %v", p, err)
+	}
 	c.KeyFile = c.SealingKeysFile
 	if _, err := c.check(); err == nil || strings.Contains(err.Error(), firstKey) {
 		t.Errorf("a key file that holds something else: %v", err)

@@ -24,11 +24,13 @@ import (
 const complainEvery = time.Minute
 
 // keyManagers reaches each tenant's key manager with the tenant's own API key,
-// which the operator's sealing keys open.
+// which the operator's sealing keys open, or without one as the tenant's own
+// instance.
 type keyManagers struct {
 	file      string // of the sealing keys
 	endpoints keyprotect.Endpoints
 	tokens    func(apiKey *secret.Bytes) keyprotect.Tokens
+	service   func(instanceCRN string) keyprotect.Tokens // nil: every tenant needs an API key
 	log       *slog.Logger
 
 	mu      sync.Mutex
@@ -81,7 +83,7 @@ func (k *keyManagers) load() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", k.file, err)
 	}
-	k.read, k.factory = now, &keyprotect.Factory{Endpoints: k.endpoints, Keyring: keyring, Tokens: k.tokens}
+	k.read, k.factory = now, &keyprotect.Factory{Endpoints: k.endpoints, Keyring: keyring, Tokens: k.tokens, Service: k.service}
 	return nil
 }
 

@@ -48,6 +48,9 @@ type ServerInterface interface {
 	// ReplaceKeyManager Connect an instance to its key manager
 	// (PUT /v1/instances/{id}/key_manager)
 	ReplaceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID)
+	// ListRefusals List clients that were turned away
+	// (GET /v1/instances/{id}/refusals)
+	ListRefusals(w http.ResponseWriter, r *http.Request, id InstanceID)
 }
 
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
@@ -111,6 +114,12 @@ func (_ Unimplemented) ListEndpoints(w http.ResponseWriter, r *http.Request, id 
 // ReplaceKeyManager Connect an instance to its key manager
 // (PUT /v1/instances/{id}/key_manager)
 func (_ Unimplemented) ReplaceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListRefusals List clients that were turned away
+// (GET /v1/instances/{id}/refusals)
+func (_ Unimplemented) ListRefusals(w http.ResponseWriter, r *http.Request, id InstanceID) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -356,6 +365,32 @@ func (siw *ServerInterfaceWrapper) ReplaceKeyManager(w http.ResponseWriter, r *h
 	handler.ServeHTTP(w, r)
 }
 
+// ListRefusals operation middleware
+func (siw *ServerInterfaceWrapper) ListRefusals(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListRefusals(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 type UnescapedCookieParamError struct {
 	ParamName string
 	Err       error
@@ -486,6 +521,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/instances/{id}/endpoints", wrapper.ListEndpoints)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/instances/{id}/refusals", wrapper.ListRefusals)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/instances/{id}/client_certificates", wrapper.ListClientCertificates)
@@ -1514,6 +1552,99 @@ func (response ReplaceKeyManager503JSONResponse) VisitReplaceKeyManagerResponse(
 	return err
 }
 
+type ListRefusalsRequestObject struct {
+	ID InstanceID `json:"id"`
+}
+
+type ListRefusalsResponseObject interface {
+	VisitListRefusalsResponse(w http.ResponseWriter) error
+}
+
+type ListRefusals200JSONResponse RefusalCollection
+
+func (response ListRefusals200JSONResponse) VisitListRefusalsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRefusals400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response ListRefusals400JSONResponse) VisitListRefusalsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRefusals401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response ListRefusals401JSONResponse) VisitListRefusalsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRefusals404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response ListRefusals404JSONResponse) VisitListRefusalsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRefusals500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response ListRefusals500JSONResponse) VisitListRefusalsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRefusals503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response ListRefusals503JSONResponse) VisitListRefusalsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
 	// GetDocument Get this document
@@ -1546,6 +1677,9 @@ type StrictServerInterface interface {
 	// ReplaceKeyManager Connect an instance to its key manager
 	// (PUT /v1/instances/{id}/key_manager)
 	ReplaceKeyManager(ctx context.Context, request ReplaceKeyManagerRequestObject) (ReplaceKeyManagerResponseObject, error)
+	// ListRefusals List clients that were turned away
+	// (GET /v1/instances/{id}/refusals)
+	ListRefusals(ctx context.Context, request ListRefusalsRequestObject) (ListRefusalsResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -1856,6 +1990,32 @@ func (sh *strictHandler) ReplaceKeyManager(w http.ResponseWriter, r *http.Reques
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ReplaceKeyManagerResponseObject); ok {
 		if err := validResponse.VisitReplaceKeyManagerResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListRefusals operation middleware
+func (sh *strictHandler) ListRefusals(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	var request ListRefusalsRequestObject
+
+	request.ID = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListRefusals(ctx, request.(ListRefusalsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListRefusals")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListRefusalsResponseObject); ok {
+		if err := validResponse.VisitListRefusalsResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
