@@ -265,11 +265,6 @@ func (t *txn) applySeed(s *Seed, now time.Time) error {
 		if err := put(t.bucket(bucketInstances), in.GUID, want); err != nil {
 			return err
 		}
-		for _, name := range perInstance {
-			if _, err := t.bucket(name).CreateBucketIfNotExists([]byte(in.GUID)); err != nil {
-				return err
-			}
-		}
 	}
 	for i, u := range s.Users {
 		p := principal{IAMID: u.IAMID, Account: u.Account, Name: u.Name, Email: u.Email}

@@ -15,28 +15,23 @@ import (
 
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/kmip-for-vmware/kmip/services/emulator/kms"
 )
 
 // dataFile is the name of the emulator's only file in its data directory.
 const dataFile = "emulator.db"
 
-// Top-level buckets. Those of perInstance hold one nested bucket per instance, named by its GUID.
+// Top-level buckets, besides those of the key managers.
 const (
 	bucketAccounts   = "accounts"   // account id → account
 	bucketInstances  = "instances"  // GUID → instance
 	bucketPrincipals = "principals" // IAM id → principal
 	bucketAPIKeys    = "api_keys"   // SHA-256 of the API key, hex → apiKey
 	bucketSigning    = "signing"    // kid → PKCS #8 RSA key
-	bucketKeys       = "keys"       // instance → key id → key
-	bucketMaterial   = "material"   // instance → key id → material
-	bucketAliases    = "aliases"    // instance → alias → key id
-	bucketRings      = "key_rings"  // instance → ring id → keyRing
 )
 
-var (
-	topLevel    = []string{bucketAccounts, bucketInstances, bucketPrincipals, bucketAPIKeys, bucketSigning}
-	perInstance = []string{bucketKeys, bucketMaterial, bucketAliases, bucketRings}
-)
+var topLevel = []string{bucketAccounts, bucketInstances, bucketPrincipals, bucketAPIKeys, bucketSigning}
 
 // errNoRecord means that a bucket has no such entry.
 var errNoRecord = errors.New("no such record")
@@ -110,7 +105,7 @@ func openStore(dir string) (*store, error) {
 	}
 	s := &store{db}
 	err = s.update(func(tx *txn) error {
-		for _, name := range slices.Concat(topLevel, perInstance) {
+		for _, name := range slices.Concat(topLevel, kms.Buckets) {
 			if _, err := tx.tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 				return err
 			}
@@ -133,20 +128,7 @@ func (s *store) view(f func(*txn) error) error {
 	return s.db.View(func(tx *bbolt.Tx) error { return f(&txn{tx}) })
 }
 
-// run opens a writable transaction only when one is asked for, so that reads never wait for writes.
-func (s *store) run(write bool, f func(*txn) error) error {
-	if write {
-		return s.update(f)
-	}
-	return s.view(f)
-}
-
 func (t *txn) bucket(name string) *bbolt.Bucket { return t.tx.Bucket([]byte(name)) }
-
-// of is the part of a perInstance bucket that belongs to one instance.
-func (t *txn) of(name, instance string) *bbolt.Bucket {
-	return t.bucket(name).Bucket([]byte(instance))
-}
 
 func put(b *bbolt.Bucket, id string, v any) error {
 	raw, err := json.Marshal(v)

@@ -312,3 +312,14 @@ func jsonOf(t *testing.T, v any) string {
 	}
 	return string(raw)
 }
+
+// wrapped is what the tests need of a wrap answer.
+func (u user) wrapped(id, plaintext, aad string) string {
+	u.w.t.Helper()
+	return u.must(200, "POST", "/keys/"+id+"/actions/wrap", `{"plaintext":"`+b64(plaintext)+`"`+aad+`}`).decode(u.w.t)["ciphertext"].(string)
+}
+
+func (u user) unwrap(id, ciphertext, aad string) reply {
+	u.w.t.Helper()
+	return u.call("POST", "/keys/"+id+"/actions/unwrap", `{"ciphertext":"`+ciphertext+`"`+aad+`}`)
+}

@@ -1,9 +1,11 @@
-package emulator
+package kms
 
 import (
 	"errors"
 	"fmt"
 	"net/http"
+
+	"github.com/kmip-for-vmware/kmip/services/emulator/jsonhttp"
 )
 
 const apiDocs = "https://cloud.ibm.com/apidocs/key-protect"
@@ -105,12 +107,13 @@ func queryError(parameter, message string) *apiError {
 	return &apiError{status: http.StatusBadRequest, code: "INVALID_QUERY_PARAM_ERR", message: message, field: parameter}
 }
 
-// writeKeyProtectError writes err in the envelope of the Key Protect API; what says which call came
-// to nothing. Any error that is not an apiError is an internal one.
-func (e *Emulator) writeKeyProtectError(w http.ResponseWriter, r *http.Request, what string, err error) {
+// refuse writes err in the envelope of the API; what says which call came to nothing. Any error that
+// is not an apiError is an internal one: it is logged, and its answer says nothing of it.
+func (s *server) refuse(w http.ResponseWriter, r *http.Request, what string, err error) {
 	var fault *apiError
 	if !errors.As(err, &fault) {
-		e.internal(w, r, what, err)
+		s.Log.Error("request failed", "what", what, "method", r.Method, "error", err)
+		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
 		return
 	}
 	type target struct {
@@ -137,5 +140,5 @@ func (e *Emulator) writeKeyProtectError(w http.ResponseWriter, r *http.Request, 
 			body.Reasons[0].Target = &target{"field", fault.field}
 		}
 	}
-	writeJSON(w, fault.status, collection("error", []resource{body}))
+	jsonhttp.Write(w, fault.status, collection("error", []resource{body}))
 }

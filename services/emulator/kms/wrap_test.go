@@ -1,4 +1,4 @@
-package emulator
+package kms
 
 import (
 	"bytes"
@@ -7,23 +7,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kmip-for-vmware/kmip/services/emulator/jsonhttp"
 )
-
-// wrapped is what the tests need of a wrap answer.
-func (u user) wrapped(id, plaintext, aad string) string {
-	u.w.t.Helper()
-	return u.must(200, "POST", "/keys/"+id+"/actions/wrap", `{"plaintext":"`+b64(plaintext)+`"`+aad+`}`).decode(u.w.t)["ciphertext"].(string)
-}
-
-func (u user) unwrap(id, ciphertext, aad string) reply {
-	u.w.t.Helper()
-	return u.call("POST", "/keys/"+id+"/actions/unwrap", `{"ciphertext":"`+ciphertext+`"`+aad+`}`)
-}
 
 func TestWrapAndUnwrap(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	u := w.user(managerKey, kmsInstance)
+	u := w.user(manager, kmsInstance)
 	id := u.root()
 	one, two := u.wrapped(id, "secret", ""), u.wrapped(id, "secret", "")
 	if one == two {
@@ -34,7 +25,7 @@ func TestWrapAndUnwrap(t *testing.T) {
 		t.Fatal(err)
 	}
 	var inside struct{ Ciphertext, IV, Version, Handle string }
-	if err := decodeStrict(raw, &inside); err != nil {
+	if err := jsonhttp.Decode(raw, &inside); err != nil {
 		t.Fatal(err)
 	}
 	version := u.must(200, "GET", "/keys/"+id, "").resource(t)["keyVersion"].(map[string]any)["id"]
@@ -65,7 +56,7 @@ func TestWrapAndUnwrap(t *testing.T) {
 func TestAAD(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	u := w.user(managerKey, kmsInstance)
+	u := w.user(manager, kmsInstance)
 	id := u.root()
 	variants := []string{``, `,"aad":[""]`, `,"aad":["",""]`, `,"aad":["ab"]`, `,"aad":["a","b"]`, `,"aad":["b","a"]`, `,"aad":["ab",""]`, `,"aad":["","ab"]`, `,"aad":["a","b",""]`}
 	for _, with := range variants {
@@ -86,7 +77,7 @@ func TestAAD(t *testing.T) {
 func TestUnwrapRefusals(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	u := w.user(managerKey, kmsInstance)
+	u := w.user(manager, kmsInstance)
 	id := u.root()
 	good := u.wrapped(id, "x", "")
 	raw, _ := base64.StdEncoding.DecodeString(good)
@@ -130,7 +121,7 @@ func TestUnwrapRefusals(t *testing.T) {
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	u := w.user(managerKey, kmsInstance)
+	u := w.user(manager, kmsInstance)
 	id := u.root()
 	newest := func() string {
 		return u.must(200, "GET", "/keys/"+id+"/metadata", "").resource(t)["keyVersion"].(map[string]any)["id"].(string)
@@ -159,7 +150,6 @@ func TestRotation(t *testing.T) {
 		t.Errorf("second rotation at once: %d %s", r.status, r.body)
 	}
 	w.clock.advance(time.Hour)
-	u.token = w.token(managerKey)
 	u.must(204, "POST", "/keys/"+id+"/actions/rotate", "{}")
 	versions := u.must(200, "GET", "/keys/"+id+"/versions?totalCount=true&limit=2", "").decode(t)
 	list := versions["resources"].([]any)

@@ -1,4 +1,4 @@
-package emulator
+package kms
 
 import (
 	"bytes"
@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/kmip-for-vmware/kmip/services/emulator/jsonhttp"
 )
 
 // Limits of wrap and unwrap (Key Protect API v2; the plaintext's limit is taken to be a standard
@@ -61,7 +63,7 @@ const sealedFormat = "4.0.0"
 func (c *call) wrap() (answer, error) {
 	var req wrapRequest
 	if len(c.body) > 0 {
-		if err := decodeStrict(c.body, &req); err != nil {
+		if err := jsonhttp.Decode(c.body, &req); err != nil {
 			return answer{}, bodyError("The body is not a wrap request.")
 		}
 	}
@@ -126,7 +128,7 @@ func (c *call) open(op string) (key, opened, error) {
 		return key{}, opened{}, errNoBody
 	}
 	var req unwrapRequest
-	if err := decodeStrict(c.body, &req); err != nil {
+	if err := jsonhttp.Decode(c.body, &req); err != nil {
 		return key{}, opened{}, bodyError("The body is not an " + op + " request.")
 	}
 	k, m, err := c.rootKey(op)
@@ -145,7 +147,7 @@ func (c *call) open(op string) (key, opened, error) {
 		return key{}, opened{}, err
 	}
 	var s sealed
-	if err := decodeStrict(raw, &s); err != nil || s.Version != sealedFormat || len(s.IV) != nonceBytes {
+	if err := jsonhttp.Decode(raw, &s); err != nil || s.Version != sealedFormat || len(s.IV) != nonceBytes {
 		return key{}, opened{}, errCiphertext
 	}
 	// Material opens, not an id: another root key imported with the same bytes will do. Newest first.
@@ -164,17 +166,14 @@ func (c *call) open(op string) (key, opened, error) {
 
 // rootKey finds the key of a call with its material and checks its kind and state.
 func (c *call) rootKey(op string) (key, material, error) {
-	k, err := c.findKey()
-	if err != nil {
-		return key{}, material{}, err
-	}
+	k := c.key
 	if k.Extractable {
 		return key{}, material{}, errRootRequired
 	}
 	if err := k.allows(op, c.now); err != nil {
 		return key{}, material{}, err
 	}
-	m, err := load[material](c.tx.of(bucketMaterial, c.in.GUID), k.ID)
+	m, err := load[material](c, bucketMaterial, k.ID)
 	return k, m, err
 }
 

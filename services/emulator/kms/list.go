@@ -1,4 +1,4 @@
-package emulator
+package kms
 
 import (
 	"cmp"
@@ -116,8 +116,18 @@ func (c *call) selectKeys() ([]key, error) {
 		}})
 	}
 	var found []key
-	err = each(c.tx.of(bucketKeys, c.in.GUID), func(k key) error {
+	rings := map[string]bool{} // by id: may the caller see what is in it
+	err = each(c, bucketKeys, func(k key) error {
 		if k.purged(c.now) || c.ring != "" && c.ring != k.Ring {
+			return nil
+		}
+		if _, asked := rings[k.Ring]; !asked {
+			var err error
+			if rings[k.Ring], err = c.may(k.Ring, ""); err != nil {
+				return err
+			}
+		}
+		if !rings[k.Ring] {
 			return nil
 		}
 		for _, f := range conditions {

@@ -1,6 +1,7 @@
-package emulator
+package kms
 
 import (
+	"errors"
 	"net/http"
 	"regexp"
 	"time"
@@ -27,15 +28,16 @@ type keyRingView struct {
 	CreatedBy    string `json:"createdBy,omitempty"`
 }
 
-// targetRing is the key ring that a new key goes to.
-func (c *call) targetRing() (string, error) {
-	if c.ring == "" || c.ring == defaultRing {
-		return defaultRing, nil
+// ringExists is errRingNotFound unless there is such a key ring.
+func (c *call) ringExists(id string) error {
+	if id == defaultRing {
+		return nil
 	}
-	if c.tx.of(bucketRings, c.in.GUID).Get([]byte(c.ring)) == nil {
-		return "", errRingNotFound
+	_, err := load[keyRing](c, bucketRings, id)
+	if errors.Is(err, errNoRecord) {
+		return errRingNotFound
 	}
-	return c.ring, nil
+	return err
 }
 
 // listRings shows the default ring, of which only the id is known, and then the others.
@@ -45,7 +47,7 @@ func (c *call) listRings() (answer, error) {
 		return answer{}, err
 	}
 	views := []keyRingView{{ID: defaultRing}}
-	err = each(c.tx.of(bucketRings, c.in.GUID), func(r keyRing) error {
+	err = each(c, bucketRings, func(r keyRing) error {
 		views = append(views, keyRingView{r.ID, date(r.Created), r.CreatedBy})
 		return nil
 	})
@@ -59,16 +61,18 @@ func (c *call) createRing() (answer, error) {
 	if id == defaultRing || !ringPattern.MatchString(id) {
 		return answer{}, fieldError("id", "A key ring's id has 2 to 100 of the characters A-Z a-z 0-9 _ - and is not default.")
 	}
-	b := c.tx.of(bucketRings, c.in.GUID)
-	if b.Get([]byte(id)) != nil {
+	switch err := c.ringExists(id); {
+	case err == nil:
 		return answer{}, errRingExists
+	case !errors.Is(err, errRingNotFound):
+		return answer{}, err
 	}
 	stored := 0
-	if err := each(b, func(keyRing) error { stored++; return nil }); err != nil {
+	if err := each(c, bucketRings, func(keyRing) error { stored++; return nil }); err != nil {
 		return answer{}, err
 	}
 	if stored >= maxRings {
 		return answer{}, errRingQuota
 	}
-	return answer{status: http.StatusCreated}, put(b, id, keyRing{id, c.now, c.by})
+	return answer{status: http.StatusCreated}, c.put(bucketRings, id, keyRing{id, c.now, c.by})
 }

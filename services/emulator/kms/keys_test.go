@@ -1,9 +1,8 @@
-package emulator
+package kms
 
 import (
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +11,7 @@ import (
 func TestCreateAndRead(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	u := w.user(managerKey, kmsInstance)
+	u := w.user(manager, kmsInstance)
 	payload := b64("the standard key's bytes")
 
 	id := u.create(`"name":"std","extractable":true,"payload":"` + payload + `","Tags":["a"],"description":"d"`)
@@ -21,7 +20,7 @@ func TestCreateAndRead(t *testing.T) {
 		"type": "application/vnd.ibm.kms.key+json", "id": id, "name": "std", "description": "d", "state": 1.0, "extractable": true,
 		"crn":      "crn:v1:bluemix:public:kms:us-south:a/" + testAccount + ":" + kmsInstance + ":key:" + id,
 		"imported": true, "keyRingID": "default", "creationDate": "2026-11-23T12:00:00Z", "lastUpdateDate": "2026-11-23T12:00:00Z",
-		"createdBy": "iam-" + managerID, "payload": payload, "deleted": false,
+		"createdBy": manager, "payload": payload, "deleted": false,
 	}
 	for name, v := range want {
 		if k[name] != v {
@@ -61,7 +60,7 @@ func TestCreateAndRead(t *testing.T) {
 func TestCreateRefusals(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	u := w.user(managerKey, kmsInstance)
+	u := w.user(manager, kmsInstance)
 	u.create(`"name":"has-alias","aliases":["taken"]`)
 	const meta = `"metadata":{"collectionType":"application/vnd.ibm.kms.key+json","collectionTotal":1}`
 	bytesOf := func(n int) string { return b64(strings.Repeat("k", n)) }
@@ -102,7 +101,7 @@ func TestCreateRefusals(t *testing.T) {
 func TestStateMatrix(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	u := w.user(managerKey, kmsInstance)
+	u := w.user(manager, kmsInstance)
 	expiry := w.clock.now().Add(10 * time.Minute).Format(time.RFC3339)
 	// Each state's key, by the steps that bring it there. All of them are past every waiting time.
 	prepare := map[int]func() string{
@@ -186,12 +185,12 @@ func TestStateMatrix(t *testing.T) {
 func TestDeleteAndRestore(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	u := w.user(managerKey, kmsInstance)
+	u := w.user(manager, kmsInstance)
 	id := u.root()
 	ciphertext := u.wrapped(id, "x", "")
 	k := u.must(200, "DELETE", "/keys/"+id+"?force=true", "", "Prefer", "return=representation").resource(t)
 	for name, want := range map[string]any{
-		"state": 5.0, "deleted": true, "deletionDate": "2026-11-23T12:00:00Z", "deletedBy": "iam-" + managerID,
+		"state": 5.0, "deleted": true, "deletionDate": "2026-11-23T12:00:00Z", "deletedBy": manager,
 		"restoreAllowed": true, "restoreExpirationDate": "2026-12-23T12:00:00Z", "purgeAllowed": false,
 	} {
 		if k[name] != want {
@@ -205,7 +204,6 @@ func TestDeleteAndRestore(t *testing.T) {
 		t.Errorf("list of states 1,5 shows %d keys", n)
 	}
 	restore := func() reply {
-		u.token = w.token(managerKey)
 		return u.call("POST", "/keys/"+id+"/restore", "")
 	}
 	w.clock.advance(settleTime - time.Second)
@@ -242,7 +240,7 @@ func TestDeleteAndRestore(t *testing.T) {
 func TestDisableAndEnable(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	u := w.user(managerKey, kmsInstance)
+	u := w.user(manager, kmsInstance)
 	id := u.root()
 	u.must(204, "POST", "/keys/"+id+"/actions/disable", "")
 	w.clock.advance(settleTime - time.Second)
@@ -254,119 +252,10 @@ func TestDisableAndEnable(t *testing.T) {
 	u.must(200, "POST", "/keys/"+id+"/actions/wrap", "")
 }
 
-func TestRoles(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	boss := w.user(managerKey, kmsInstance)
-	id := boss.root()
-	sealed := `{"ciphertext":"` + boss.wrapped(id, "x", "") + `"}`
-	roles := []string{readerKey, readerPlusKey, writerKey}
-	for _, c := range []struct {
-		method, path, body string
-		allowed            []string // besides the manager
-	}{
-		{"POST", "/keys", newKeyBody(`"name":"new"`), []string{writerKey}},
-		{"GET", "/keys/" + id, "", []string{readerPlusKey, writerKey}},
-		{"GET", "/keys/" + id + "/metadata", "", roles},
-		{"GET", "/keys/" + id + "/versions", "", roles},
-		{"GET", "/keys", "", roles},
-		{"HEAD", "/keys", "", roles},
-		{"POST", "/keys/" + id + "/actions/wrap", "", roles},
-		{"POST", "/keys/" + id + "/actions/unwrap", sealed, roles},
-		{"POST", "/keys/" + id + "?action=unwrap", sealed, roles},
-		{"POST", "/keys/" + id + "/actions/rewrap", sealed, roles},
-		{"POST", "/keys/" + id + "/actions/rotate", "", []string{writerKey}},
-		{"POST", "/keys/" + id + "/actions/disable", "", nil},
-		{"POST", "/keys/" + id + "/actions/enable", "", nil},
-		{"DELETE", "/keys/" + id, "", nil},
-		{"POST", "/keys/" + id + "/restore", "", nil},
-		{"GET", "/key_rings", "", roles},
-		{"POST", "/key_rings/ring-1", "", []string{writerKey}},
-	} {
-		for _, who := range roles {
-			r := w.user(who, kmsInstance).call(c.method, c.path, c.body)
-			if ok := r.status < 300; ok != slices.Contains(c.allowed, who) || !ok && r.status != 401 {
-				t.Errorf("%s %s by %s: %d", c.method, c.path, who, r.status)
-			}
-			if r.status == 401 && c.method != "HEAD" {
-				if body := r.resource(t); body["reasons"] != nil || body["errorMsg"] == nil || len(body) != 1 {
-					t.Errorf("401 is %s", r.body)
-				}
-			}
-		}
-	}
-}
-
-func TestInstancesAreApart(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	mine := w.user(managerKey, kmsInstance)
-	id := mine.root()
-	crypto := user{w, w.hpcs, mine.token, hpcsInstance}
-	hpcsKey := crypto.root()
-	if crn := crypto.must(200, "GET", "/keys/"+hpcsKey, "").resource(t)["crn"].(string); !strings.HasPrefix(crn, "crn:v1:bluemix:public:hs-crypto:eu-de:a/") {
-		t.Error(crn)
-	}
-	for _, c := range []struct {
-		name   string
-		u      user
-		status int
-	}{
-		{"neighbour instance", user{w, w.kms, mine.token, kmsNeighbour}, 404},
-		{"instance without a role", user{w, w.kms, w.token(readerKey), kmsNeighbour}, 401},
-		{"instance of another account", user{w, w.kms, mine.token, kmsOfOther}, 401},
-		{"caller of another account", user{w, w.kms, w.token(otherKey), kmsInstance}, 401},
-		{"unknown instance", user{w, w.kms, mine.token, "6f1c0b5e-59b5-4f5e-9d4c-ffffffffffff"}, 401},
-		{"kms instance on the HPCS address", user{w, w.hpcs, mine.token, kmsInstance}, 401},
-		{"HPCS instance on the kms address", user{w, w.kms, mine.token, hpcsInstance}, 401},
-	} {
-		if r := c.u.call("GET", "/keys/"+id+"/metadata", ""); r.status != c.status {
-			t.Errorf("%s: %d %s", c.name, r.status, r.body)
-		}
-	}
-	if n := len((user{w, w.kms, mine.token, kmsNeighbour}).must(200, "GET", "/keys", "").resources(t)); n != 0 {
-		t.Errorf("the neighbour lists %d keys", n)
-	}
-}
-
-func TestHeaders(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	u := w.user(managerKey, kmsInstance)
-	for _, c := range []struct {
-		name, header, value string
-		status              int
-		code                string
-	}{
-		{"no instance", "Bluemix-Instance", "", 400, ""},
-		{"instance is no UUID", "Bluemix-Instance", "keys", 400, ""},
-		{"no token", "Authorization", "", 401, ""},
-		{"other scheme", "Authorization", "Basic YTpi", 401, ""},
-		{"unparsable token", "Authorization", "Bearer nonsense", 400, "BEARER_SUB_EXTRACTION_ERR"},
-		{"bad signature", "Authorization", "Bearer " + u.token[:len(u.token)-8] + "AAAAAAAA", 401, ""},
-	} {
-		r := u.call("GET", "/keys", "", c.header, c.value)
-		if r.status != c.status || r.code(t) != c.code {
-			t.Errorf("%s: %d %s", c.name, r.status, r.body)
-		}
-		if r.header.Get("Correlation-Id") == "" {
-			t.Errorf("%s: no Correlation-Id", c.name)
-		}
-	}
-	const id = "0b9f3c52-7f55-4f2f-8c3f-5f0f3ad0a001"
-	if got := u.call("GET", "/keys", "", "Correlation-Id", id).header.Get("Correlation-Id"); got != id {
-		t.Errorf("Correlation-Id %s", got)
-	}
-	w.clock.advance(time.Hour)
-	if r := u.call("GET", "/keys", ""); r.status != 401 {
-		t.Errorf("expired token: %d", r.status)
-	}
-}
-
 func TestKeyRings(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	u := w.user(managerKey, kmsInstance)
+	u := w.user(manager, kmsInstance)
 	if r := u.must(201, "POST", "/key_rings/ring-1", ""); len(r.body) != 0 {
 		t.Errorf("create answers %q", r.body)
 	}
@@ -397,7 +286,7 @@ func TestKeyRings(t *testing.T) {
 func TestList(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	u := w.user(managerKey, kmsInstance)
+	u := w.user(manager, kmsInstance)
 	start := w.clock.now()
 	for i := range 3 {
 		u.create(fmt.Sprintf(`"name":"vmware_kmip_%d","aliases":["alias-%d"]`, i, i))
@@ -468,7 +357,7 @@ func TestList(t *testing.T) {
 func TestDefaultPageIs200(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	u := w.user(managerKey, kmsInstance)
+	u := w.user(manager, kmsInstance)
 	for range 201 {
 		u.create(`"name":"same"`)
 	}

@@ -1,9 +1,8 @@
-package emulator
+package kms
 
 import (
 	"crypto/rand"
 	"encoding/base64"
-	"errors"
 	"net/http"
 	"regexp"
 	"slices"
@@ -13,6 +12,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+
+	"github.com/kmip-for-vmware/kmip/services/emulator/jsonhttp"
 )
 
 // Key states by number (Key Protect, key states). A key is deactivated when its expiration date has
@@ -202,22 +203,8 @@ func (c *call) view(k key) keyView {
 	return v
 }
 
-// findKey finds the key that the path names by id or alias, in the key ring of the header if there
-// is one.
-func (c *call) findKey() (key, error) {
-	id := c.param("key")
-	if owner := c.tx.of(bucketAliases, c.in.GUID).Get([]byte(id)); owner != nil {
-		id = string(owner)
-	}
-	k, err := load[key](c.tx.of(bucketKeys, c.in.GUID), id)
-	if errors.Is(err, errNoRecord) || err == nil && (k.purged(c.now) || c.ring != "" && c.ring != k.Ring) {
-		return key{}, errKeyNotFound
-	}
-	return k, err
-}
-
 func (c *call) save(k key) error {
-	return put(c.tx.of(bucketKeys, c.in.GUID), k.ID, k)
+	return c.put(bucketKeys, k.ID, k)
 }
 
 // newKey is one resource of a create request.
@@ -236,7 +223,7 @@ type newKey struct {
 // second key.
 func (c *call) createKey() (answer, error) {
 	var req envelope[newKey]
-	if err := decodeStrict(c.body, &req); err != nil {
+	if err := jsonhttp.Decode(c.body, &req); err != nil {
 		return answer{}, bodyError("The body is not a collection of one key.")
 	}
 	if req.Metadata.CollectionType != mediaType("key") || req.Metadata.CollectionTotal != 1 || len(req.Resources) != 1 {
@@ -247,7 +234,8 @@ func (c *call) createKey() (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	if k.Ring, err = c.targetRing(); err != nil {
+	k.Ring = c.ring
+	if err := c.ringExists(k.Ring); err != nil {
 		return answer{}, err
 	}
 	if err := c.addAliases(k); err != nil {
@@ -259,7 +247,7 @@ func (c *call) createKey() (answer, error) {
 		k.Versions = []keyVersion{v}
 		m = material{Versions: map[string][]byte{v.ID: bytes}}
 	}
-	if err := put(c.tx.of(bucketMaterial, c.in.GUID), k.ID, m); err != nil {
+	if err := c.put(bucketMaterial, k.ID, m); err != nil {
 		return answer{}, err
 	}
 	if err := c.save(k); err != nil {
@@ -333,7 +321,10 @@ func (c *call) addAliases(k key) error {
 	if len(k.Aliases) > maxAliases {
 		return fieldError("aliases", "A key has at most 5 aliases.")
 	}
-	b := c.tx.of(bucketAliases, c.in.GUID)
+	b, err := c.grown(bucketAliases)
+	if err != nil {
+		return err
+	}
 	for _, a := range k.Aliases {
 		if _, err := uuid.Parse(a); err == nil || !aliasPattern.MatchString(a) || slices.Contains(reservedNames, a) {
 			return fieldError("aliases", "An alias has 2 to 90 of the characters A-Z a-z 0-9 _ - and is neither a UUID nor a reserved word.")
@@ -350,13 +341,10 @@ func (c *call) addAliases(k key) error {
 
 // getKey shows a key; the payload of a standard key that is not deleted is part of it.
 func (c *call) getKey() (answer, error) {
-	k, err := c.findKey()
-	if err != nil {
-		return answer{}, err
-	}
+	k := c.key
 	v := c.view(k)
 	if k.Extractable && k.State != stateDestroyed {
-		m, err := load[material](c.tx.of(bucketMaterial, c.in.GUID), k.ID)
+		m, err := load[material](c, bucketMaterial, k.ID)
 		if err != nil {
 			return answer{}, err
 		}
@@ -366,19 +354,13 @@ func (c *call) getKey() (answer, error) {
 }
 
 func (c *call) getMetadata() (answer, error) {
-	k, err := c.findKey()
-	if err != nil {
-		return answer{}, err
-	}
+	k := c.key
 	return answer{status: http.StatusOK, body: collection("key", []keyView{c.view(k)})}, nil
 }
 
 // listVersions shows a root key's versions, newest first.
 func (c *call) listVersions() (answer, error) {
-	k, err := c.findKey()
-	if err != nil {
-		return answer{}, err
-	}
+	k := c.key
 	if k.Extractable {
 		return answer{}, errRootRequired
 	}
@@ -404,10 +386,7 @@ func (c *call) deleteKey() (answer, error) {
 	if force := c.query.Get("force"); force != "" && force != "true" && force != "false" {
 		return answer{}, queryError("force", "Force is true or false.")
 	}
-	k, err := c.findKey()
-	if err != nil {
-		return answer{}, err
-	}
+	k := c.key
 	if err := k.allows("delete", c.now); err != nil {
 		return answer{}, err
 	}
@@ -424,10 +403,7 @@ func (c *call) deleteKey() (answer, error) {
 // restoreKey makes a deleted key active again, 30 seconds to 30 days after the deletion. Its body,
 // which older clients send, is not looked at.
 func (c *call) restoreKey() (answer, error) {
-	k, err := c.findKey()
-	if err != nil {
-		return answer{}, err
-	}
+	k := c.key
 	if err := k.allows("restore", c.now); err != nil {
 		return answer{}, err
 	}
@@ -474,7 +450,7 @@ func (c *call) rotateKey() (answer, error) {
 		Payload *string `json:"payload"`
 	}
 	if len(c.body) > 0 {
-		if err := decodeStrict(c.body, &req); err != nil {
+		if err := jsonhttp.Decode(c.body, &req); err != nil {
 			return answer{}, bodyError("The body is not a rotate request.")
 		}
 	}
@@ -500,7 +476,7 @@ func (c *call) rotateKey() (answer, error) {
 	k.Versions = append(k.Versions, v)
 	m.Versions[v.ID] = root
 	k.Rotated, k.Updated, k.Bits = c.now, c.now, 8*len(root)
-	if err := put(c.tx.of(bucketMaterial, c.in.GUID), k.ID, m); err != nil {
+	if err := c.put(bucketMaterial, k.ID, m); err != nil {
 		return answer{}, err
 	}
 	return answer{status: http.StatusNoContent}, c.save(k)
