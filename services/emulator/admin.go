@@ -8,7 +8,15 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/kmip-for-vmware/kmip/services/emulator/jsonhttp"
 )
+
+// internal logs what a client must not see and answers 500 without it.
+func (e *Emulator) internal(w http.ResponseWriter, r *http.Request, what string, err error) {
+	e.log.Error("request failed", "what", what, "method", r.Method, "error", err)
+	http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+}
 
 // maxCalls is how many of the latest calls are remembered; maxCallPath cuts their paths.
 const (
@@ -84,17 +92,17 @@ func (l *callLog) record(service string, now func() time.Time) func(http.Handler
 func (e *Emulator) adminHandler() http.Handler {
 	r := chi.NewRouter()
 	r.Get("/livez", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+		jsonhttp.Write(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
 	r.Get("/readyz", func(w http.ResponseWriter, r *http.Request) {
 		if err := e.store.view(func(*txn) error { return nil }); err != nil {
 			e.internal(w, r, "readyz", err)
 			return
 		}
-		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+		jsonhttp.Write(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
 	r.Get("/emulator/v1/calls", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, map[string]any{"calls": e.calls.latest()})
+		jsonhttp.Write(w, http.StatusOK, map[string]any{"calls": e.calls.latest()})
 	})
 	return r
 }

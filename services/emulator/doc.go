@@ -1,5 +1,5 @@
-// Package emulator plays the HTTP services of IBM Cloud that KMIP for VMware talks to: the IAM token
-// service, the resource controller, and the Key Protect API v2 as Key Protect (kms) and as Hyper
+// Package emulator plays the HTTP services of IBM Cloud that KMIP for VMware talks to: IAM (package
+// iam), the resource controller, and the Key Protect API v2 as Key Protect (kms) and as Hyper
 // Protect Crypto Services (hs-crypto). It is the embedded default for running locally and the other
 // side of the tests. It knows nothing of our own clients: a wrong belief about IBM's API must not
 // pass on both sides.
@@ -36,13 +36,18 @@
 //	     "api_key": "another-api-key-of-32-characters-or-more",
 //	     "access": [
 //	       {"service": "kms", "instance": "6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a01", "roles": ["Manager"]}
-//	     ]}
+//	     ]},
+//	    {"id": "ServiceId-0b9f3c52-7f55-4f2f-8c3f-5f0f3ad0a002", "name": "operator",
+//	     "account": "4c2ec2b4a2f94c0a8d2bd3f0a1b2c3d4", "service": "vmware-solutions",
+//	     "api_key": "a-third-api-key-of-32-characters-or-more"}
 //	  ]
 //	}
 //
 // Rules: account ids are 32 lower-case hexadecimal digits; an instance's service is kms or
 // hs-crypto, and its service, account and region never change; an API key has at least 32
-// characters and one owner (IAM identity API, create an API key); access to kms and hs-crypto names
-// an instance of the seed and the roles Reader, ReaderPlus, Writer or Manager; access to any other
-// service is kept and not interpreted. Unknown members are errors.
+// characters and one owner (IAM identity API, create an API key); a service ID with a service may act
+// for the instances of that service; access to kms and hs-crypto names an instance of the seed, or
+// none for all in the account, and the roles that IAM knows there; other services may have any role.
+// Access becomes IAM policies, which a later start with the seed writes again. Unknown members are
+// errors.
 package emulator

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/kmip-for-vmware/kmip/services/emulator/iam"
 )
 
 // Config is everything an emulator can be told. The five addresses and DataDir are required; every
@@ -43,12 +45,12 @@ const (
 
 // Emulator is one running stand-in. Make it with New, then call Run once.
 type Emulator struct {
-	cfg    Config
-	log    *slog.Logger
-	now    func() time.Time
-	store  *store
-	signer *signer
-	calls  *callLog
+	cfg   Config
+	log   *slog.Logger
+	now   func() time.Time
+	store *store
+	iam   *iam.Service
+	calls *callLog
 }
 
 // endpoint is one listener: the setting that names its address, and what it serves.
@@ -78,7 +80,10 @@ func New(cfg Config) (*Emulator, error) {
 	if err := st.update(func(tx *txn) error { return tx.applySeed(seed, e.now()) }); err != nil {
 		return nil, errors.Join(err, st.close())
 	}
-	if e.signer, err = st.signingKeys(cfg.Issuer, e.now); err != nil {
+	e.iam, err = iam.New(iam.Config{
+		DB: st.db, Issuer: cfg.Issuer, TokenLifetime: cfg.TokenLifetime, Now: e.now, Log: e.log, Proved: setCaller,
+	})
+	if err != nil {
 		return nil, errors.Join(err, st.close())
 	}
 	return e, nil
@@ -151,7 +156,7 @@ func listenAddress(s string) (string, error) {
 
 func (e *Emulator) endpoints() []endpoint {
 	return []endpoint{
-		{"--iam-addr", e.cfg.IAMAddr, e.iamHandler()},
+		{"--iam-addr", e.cfg.IAMAddr, e.calls.record("iam", e.now)(e.iam.Handler())},
 		{"--resource-controller-addr", e.cfg.ResourceControllerAddr, e.resourceControllerHandler()},
 		{"--key-protect-addr", e.cfg.KeyProtectAddr, e.keyProtectHandler(serviceKMS)},
 		{"--hpcs-addr", e.cfg.HPCSAddr, e.keyProtectHandler(serviceHPCS)},

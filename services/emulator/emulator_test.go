@@ -3,7 +3,6 @@ package emulator
 import (
 	"bytes"
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -88,39 +87,17 @@ func TestSeedReplacesWhatItNames(t *testing.T) {
 	seed.ServiceIDs = seed.ServiceIDs[:1]
 	seed.ServiceIDs[0].APIKey = fresh
 	seed.ServiceIDs[0].Access = []SeedAccess{{serviceKMS, kmsInstance, []string{"Reader"}}}
-	cfg := testConfig(w.dir, w.clock.now)
-	cfg.SeedFile = writeSeed(t, seed)
-	e, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := e.store.close(); err != nil {
-		t.Fatal(err)
-	}
+	startSeeded(t, w.dir, w.clock, seed).stop()
 
-	cfg.SeedFile = "" // what was applied stays
-	if e, err = New(cfg); err != nil {
-		t.Fatal(err)
+	again := startSeeded(t, w.dir, w.clock, nil) // what was applied stays
+	form := url.Values{"grant_type": {grantAPIKey}, "apikey": {managerKey}}
+	if r := again.postToken("/identity/token", form); r.status != 400 {
+		t.Errorf("the replaced API key: %d %s", r.status, r.body)
 	}
-	defer e.store.close()
-	if _, _, err := e.ownerOf(managerKey); !errors.Is(err, errNoRecord) {
-		t.Errorf("the replaced API key: %v", err)
-	}
-	if _, p, err := e.ownerOf(fresh); err != nil || len(p.Access) != 1 {
-		t.Errorf("the new API key: %v, %v", p, err)
-	}
-	if _, p, err := e.ownerOf(writerKey); err != nil || p.IAMID == "" {
-		t.Errorf("a service ID that the seed does not name: %v, %v", p, err)
-	}
-	err = e.store.view(func(tx *txn) error {
-		if tx.bucket("keys").Bucket([]byte(kmsInstance)).Get([]byte(id)) == nil {
-			return errNoRecord
-		}
-		return nil
-	})
-	if err != nil {
-		t.Errorf("a key: %v", err)
-	}
+	reader := again.user(fresh, kmsInstance)
+	reader.must(200, "GET", "/keys/"+id+"/metadata", "")
+	reader.must(401, "DELETE", "/keys/"+id, "")
+	again.user(writerKey, kmsInstance).root() // a service ID that the seed does not name
 }
 
 func TestSeedProblemsAreReportedTogether(t *testing.T) {

@@ -7,11 +7,10 @@ import (
 
 	"go.etcd.io/bbolt"
 
-	"github.com/kmip-for-vmware/kmip/services/emulator/jsonhttp"
+	"github.com/kmip-for-vmware/kmip/services/emulator/iam"
 	"github.com/kmip-for-vmware/kmip/services/emulator/kms"
+	"github.com/kmip-for-vmware/kmip/services/emulator/records"
 )
-
-var pathParam = jsonhttp.PathParam
 
 // keyProtectHandler serves the Key Protect API v2 to the instances of one service.
 func (e *Emulator) keyProtectHandler(service string) http.Handler {
@@ -19,35 +18,34 @@ func (e *Emulator) keyProtectHandler(service string) http.Handler {
 		DB: e.store.db, Now: e.now, Log: e.log,
 		Caller:   e.keyProtectCaller,
 		Instance: keyProtectInstance,
-		May:      mayAtKeyProtect,
+		May:      e.mayAtKeyProtect,
 	})
 	return e.calls.record(service, e.now)(api)
 }
 
 func (e *Emulator) keyProtectCaller(r *http.Request) (string, error) {
-	by, err := e.signer.caller(r)
-	if errors.Is(err, errTokenUnreadable) {
+	by, err := e.iam.Caller(r)
+	if errors.Is(err, iam.ErrTokenUnreadable) {
 		return "", kms.ErrTokenUnreadable
-	}
-	if err == nil {
-		setCaller(r, by)
 	}
 	return by, err
 }
 
 func keyProtectInstance(tx *bbolt.Tx, guid string) (kms.Instance, error) {
-	in, err := load[instance]((&txn{tx}).bucket(bucketInstances), guid)
-	if errors.Is(err, errNoRecord) {
+	in, err := records.Get[instance](tx.Bucket([]byte(bucketInstances)), guid)
+	if errors.Is(err, records.ErrNone) {
 		return kms.Instance{}, kms.ErrNoInstance
 	}
 	return kms.Instance{GUID: in.GUID, Service: in.Service, Account: in.Account, Region: in.Region}, err
 }
 
-// mayAtKeyProtect decides by the roles on the instance; they are about all of its key rings and keys.
-func mayAtKeyProtect(_ context.Context, tx *bbolt.Tx, q kms.Access) (bool, error) {
-	who, err := load[principal]((&txn{tx}).bucket(bucketPrincipals), q.Caller)
-	if errors.Is(err, errNoRecord) {
-		return false, nil
+func (e *Emulator) mayAtKeyProtect(_ context.Context, _ *bbolt.Tx, q kms.Access) (bool, error) {
+	on := iam.OnInstance(q.Instance.Account, q.Instance.Service, q.Instance.Region, q.Instance.GUID)
+	if q.KeyRing != "" {
+		on["keyRing"] = q.KeyRing
 	}
-	return err == nil && who.may(action(q.Action), instance{Service: q.Instance.Service, GUID: q.Instance.GUID}), err
+	if q.Key != "" {
+		on["resourceType"], on["resource"] = "key", q.Key
+	}
+	return e.iam.May(q.Caller, q.Instance.Service+"."+q.Action, on), nil
 }

@@ -11,6 +11,10 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
+
+	"github.com/kmip-for-vmware/kmip/services/emulator/iam"
+	"github.com/kmip-for-vmware/kmip/services/emulator/jsonhttp"
+	"github.com/kmip-for-vmware/kmip/services/emulator/records"
 )
 
 // maxInstancePage is the resource controller's hard limit, and its default.
@@ -110,35 +114,31 @@ func viewInstance(in instance) instanceView {
 
 // writeControllerFault writes the resource controller's error document.
 func writeControllerFault(w http.ResponseWriter, status int, code, message string) {
-	writeJSON(w, status, map[string]any{
+	jsonhttp.Write(w, status, map[string]any{
 		"error_code": code, "message": message, "status_code": status, "transaction_id": "bss-" + uuid.NewString(),
 	})
 }
 
-// callerAccount is the account of the request's token. Without a valid one it writes the answer, 401,
-// and reports false.
-func (e *Emulator) callerAccount(w http.ResponseWriter, r *http.Request) (string, bool) {
-	caller, err := e.signer.caller(r)
-	var p principal
-	if err == nil {
-		err = e.store.view(func(tx *txn) error {
-			p, err = load[principal](tx.bucket(bucketPrincipals), caller)
-			return err
-		})
-	}
+// caller is who the request's token speaks for. Without a valid one it writes the answer, 401, and
+// reports false.
+func (e *Emulator) controllerCaller(w http.ResponseWriter, r *http.Request) (string, bool) {
+	caller, err := e.iam.Caller(r)
 	if err != nil {
 		writeControllerFault(w, http.StatusUnauthorized, "RC-IamTokenInvalid", "The token is missing or not valid.")
 		return "", false
 	}
-	setCaller(r, caller)
-	return p.Account, true
+	return caller, true
 }
 
-// listInstances shows the instances of the caller's account by GUID, 100 at most, with a relative
+func (e *Emulator) mayRetrieve(caller string, in instance) bool {
+	return e.iam.May(caller, "resource-controller.instance.retrieve", iam.OnInstance(in.Account, in.Service, in.Region, in.GUID))
+}
+
+// listInstances shows the instances on which the caller has a platform role by GUID, 100 at most, with a relative
 // next_url or null. With start, which carries the filters of the first page, other parameters are
 // ignored.
 func (e *Emulator) listInstances(w http.ResponseWriter, r *http.Request) {
-	account, ok := e.callerAccount(w, r)
+	caller, ok := e.controllerCaller(w, r)
 	if !ok {
 		return
 	}
@@ -161,9 +161,9 @@ func (e *Emulator) listInstances(w http.ResponseWriter, r *http.Request) {
 	found := []instanceView{}
 	more := false
 	err := e.store.view(func(tx *txn) error {
-		return each(tx.bucket(bucketInstances), func(in instance) error {
+		return records.Each(tx.bucket(bucketInstances), func(in instance) error {
 			v := viewInstance(in)
-			if in.Account != account || in.GUID <= query.Get("after") || !v.matches(query) {
+			if !e.mayRetrieve(caller, in) || in.GUID <= query.Get("after") || !v.matches(query) {
 				return nil
 			}
 			if more = len(found) == limit; !more {
@@ -183,7 +183,7 @@ func (e *Emulator) listInstances(w http.ResponseWriter, r *http.Request) {
 		path := "/v2/resource_instances?" + page.Encode()
 		next = &path
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"rows_count": len(found), "next_url": next, "resources": found})
+	jsonhttp.Write(w, http.StatusOK, map[string]any{"rows_count": len(found), "next_url": next, "resources": found})
 }
 
 // matches applies the filters of the list: a parameter that is absent matches everything.
@@ -199,17 +199,17 @@ func (v instanceView) matches(query url.Values) bool {
 	return true
 }
 
-// getInstance finds one instance of the caller's account by GUID or encoded CRN.
+// getInstance finds one instance on which the caller has a platform role by GUID or encoded CRN.
 func (e *Emulator) getInstance(w http.ResponseWriter, r *http.Request) {
-	account, ok := e.callerAccount(w, r)
+	caller, ok := e.controllerCaller(w, r)
 	if !ok {
 		return
 	}
-	id := pathParam(r, "id")
+	id := jsonhttp.PathParam(r, "id")
 	var found *instanceView
 	err := e.store.view(func(tx *txn) error {
-		return each(tx.bucket(bucketInstances), func(in instance) error {
-			if in.Account == account && (in.GUID == id || in.crn(":") == id) {
+		return records.Each(tx.bucket(bucketInstances), func(in instance) error {
+			if (in.GUID == id || in.crn(":") == id) && e.mayRetrieve(caller, in) {
 				v := viewInstance(in)
 				found = &v
 			}
@@ -222,6 +222,6 @@ func (e *Emulator) getInstance(w http.ResponseWriter, r *http.Request) {
 	case found == nil:
 		writeControllerFault(w, http.StatusNotFound, "RC-InstanceNotFound", "The instance was not found.")
 	default:
-		writeJSON(w, http.StatusOK, found)
+		jsonhttp.Write(w, http.StatusOK, found)
 	}
 }

@@ -1,18 +1,17 @@
 package emulator
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
+	"github.com/kmip-for-vmware/kmip/services/emulator/iam"
+	"github.com/kmip-for-vmware/kmip/services/emulator/jsonhttp"
+	"github.com/kmip-for-vmware/kmip/services/emulator/records"
 )
 
 const maxSeedBytes = 4 << 20
@@ -56,16 +55,18 @@ type SeedUser struct {
 	Access  []SeedAccess `json:"access"`
 }
 
-// SeedServiceID is an IAM service ID; its IAM id is "iam-" and ID.
+// SeedServiceID is an IAM service ID; its IAM id is "iam-" and ID. With Service it belongs to that
+// service and may act for its instances.
 type SeedServiceID struct {
 	ID      string       `json:"id"`
+	Service string       `json:"service,omitempty"`
 	Name    string       `json:"name"`
 	Account string       `json:"account"`
 	APIKey  string       `json:"api_key"`
 	Access  []SeedAccess `json:"access"`
 }
 
-// SeedAccess grants roles on one instance of a service, or on the service.
+// SeedAccess grants roles on one instance of a service, or on all of them in the account.
 type SeedAccess struct {
 	Service  string   `json:"service"`
 	Instance string   `json:"instance"`
@@ -99,26 +100,13 @@ func LoadSeed(path string) (*Seed, error) {
 		return nil, fmt.Errorf("the seed %s is larger than %d bytes: make it smaller", path, maxSeedBytes)
 	}
 	seed := &Seed{}
-	if err := decodeStrict(raw, seed); err != nil {
+	if err := jsonhttp.Decode(raw, seed); err != nil {
 		return nil, fmt.Errorf("the seed %s is not valid: correct its JSON: %w", path, err)
 	}
 	if err := seed.check(); err != nil {
 		return nil, fmt.Errorf("the seed %s is not valid:\n%w", path, err)
 	}
 	return seed, nil
-}
-
-// decodeStrict refuses unknown members and anything after the first value.
-func decodeStrict(raw []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("there is more than one JSON value")
-	}
-	return nil
 }
 
 // seedCheck collects problems; the maps know what has been seen, to find doubles and loose ends.
@@ -149,7 +137,7 @@ func (s *Seed) check() error {
 	}
 	for i, in := range s.Instances {
 		at := fmt.Sprintf("instances[%d]", i)
-		if in.Service != serviceKMS && in.Service != serviceHPCS {
+		if !isKeyManager(in.Service) {
 			c.add(at+".service", "%q is not a key manager: write kms or hs-crypto", in.Service)
 		}
 		if !uuidPattern.MatchString(in.GUID) {
@@ -179,6 +167,9 @@ func (s *Seed) check() error {
 		at := fmt.Sprintf("service_ids[%d]", i)
 		if !serviceIDPattern.MatchString(sid.ID) {
 			c.add(at+".id", "%q is not a service ID: write ServiceId- and a lower-case UUID", sid.ID)
+		}
+		if sid.Service != "" && !servicePattern.MatchString(sid.Service) {
+			c.add(at+".service", "%q is not a service name: write it as in CRNs, for example vmware-solutions", sid.Service)
 		}
 		c.principal(at, "id", sid.ID, sid.Name, sid.Account, sid.APIKey, sid.Access)
 	}
@@ -223,35 +214,31 @@ func (c *seedCheck) access(at string, g SeedAccess) {
 	if len(g.Roles) == 0 {
 		c.add(at+".roles", "it is empty: name at least one role or remove the entry")
 	}
-	if g.Service != serviceKMS && g.Service != serviceHPCS {
-		if slices.Contains(g.Roles, "") {
-			c.add(at+".roles", "a role is empty: name it or remove it")
-		}
-		return
-	}
-	if service, ok := c.instances[g.Instance]; !ok || service != g.Service {
-		c.add(at+".instance", "%q is no %s instance of this seed: declare it under instances or name another", g.Instance, g.Service)
+	if service, ok := c.instances[g.Instance]; isKeyManager(g.Service) && g.Instance != "" && (!ok || service != g.Service) {
+		c.add(at+".instance", "%q is no %s instance of this seed: declare it under instances, name another or leave it out", g.Instance, g.Service)
 	}
 	for _, r := range g.Roles {
-		if roleBits[r] == 0 && !slices.Contains(platformRoles, r) {
-			c.add(at+".roles", "%q is not a role of %s: use Reader, ReaderPlus, Writer or Manager, or a platform role", r, g.Service)
+		if !iam.HasRole(g.Service, r) {
+			c.add(at+".roles", "%q is not a role of %s: use Reader, ReaderPlus, Writer, Manager or another of its roles, or a platform role", r, g.Service)
 		}
 	}
 }
+
+func isKeyManager(service string) bool { return service == serviceKMS || service == serviceHPCS }
 
 // applySeed writes what the seed names. An instance that exists keeps its service, account and
 // region, because the CRNs of its keys hold them.
 func (t *txn) applySeed(s *Seed, now time.Time) error {
 	for _, a := range s.Accounts {
-		if err := put(t.bucket(bucketAccounts), a.ID, account(a)); err != nil {
+		if err := records.Put(t.bucket(bucketAccounts), a.ID, account(a)); err != nil {
 			return err
 		}
 	}
 	var problems []error
 	for i, in := range s.Instances {
 		want := instance{GUID: in.GUID, Service: in.Service, Account: in.Account, Region: in.Region, Name: in.Name, Created: now.UTC()}
-		have, err := load[instance](t.bucket(bucketInstances), in.GUID)
-		if err != nil && !errors.Is(err, errNoRecord) {
+		have, err := records.Get[instance](t.bucket(bucketInstances), in.GUID)
+		if err != nil && !errors.Is(err, records.ErrNone) {
 			return err
 		}
 		if err == nil {
@@ -262,45 +249,33 @@ func (t *txn) applySeed(s *Seed, now time.Time) error {
 			}
 			want.Created = have.Created
 		}
-		if err := put(t.bucket(bucketInstances), in.GUID, want); err != nil {
+		if err := records.Put(t.bucket(bucketInstances), in.GUID, want); err != nil {
 			return err
 		}
 	}
 	for i, u := range s.Users {
-		p := principal{IAMID: u.IAMID, Account: u.Account, Name: u.Name, Email: u.Email}
-		if err := t.applyPrincipal(p, u.APIKey, u.Access, now); err != nil {
+		who := iam.Identity{IAMID: u.IAMID, Account: u.Account, Name: u.Name, Email: u.Email, APIKey: u.APIKey}
+		if err := t.applyIdentity(who, u.Access, now); err != nil {
 			problems = append(problems, fmt.Errorf("users[%d].api_key: %w", i, err))
 		}
 	}
 	for i, sid := range s.ServiceIDs {
-		p := principal{IAMID: "iam-" + sid.ID, Account: sid.Account, Name: sid.Name}
-		if err := t.applyPrincipal(p, sid.APIKey, sid.Access, now); err != nil {
+		who := iam.Identity{IAMID: "iam-" + sid.ID, Account: sid.Account, Name: sid.Name, Service: sid.Service, APIKey: sid.APIKey}
+		if err := t.applyIdentity(who, sid.Access, now); err != nil {
 			problems = append(problems, fmt.Errorf("service_ids[%d].api_key: %w", i, err))
 		}
 	}
 	return errors.Join(problems...)
 }
 
-func (t *txn) applyPrincipal(p principal, key string, grants []SeedAccess, now time.Time) error {
-	p.APIKey = hashAPIKey(key)
+// applyIdentity gives access on an instance in the instance's account, any other in the identity's own.
+func (t *txn) applyIdentity(who iam.Identity, grants []SeedAccess, now time.Time) error {
 	for _, g := range grants {
-		p.Access = append(p.Access, access(g))
-	}
-	keys := t.bucket(bucketAPIKeys)
-	old, err := load[principal](t.bucket(bucketPrincipals), p.IAMID)
-	if err != nil && !errors.Is(err, errNoRecord) {
-		return err
-	}
-	if old.APIKey != p.APIKey {
-		if holder, err := load[apiKey](keys, p.APIKey); err == nil {
-			return fmt.Errorf("the data directory holds it for %s: give another", holder.IAMID)
+		account := who.Account
+		if in, err := records.Get[instance](t.bucket(bucketInstances), g.Instance); err == nil {
+			account = in.Account
 		}
-		if err := keys.Delete([]byte(old.APIKey)); err != nil {
-			return err
-		}
-		if err := put(keys, p.APIKey, apiKey{ID: "ApiKey-" + uuid.NewString(), IAMID: p.IAMID, Created: now.UTC()}); err != nil {
-			return err
-		}
+		who.Access = append(who.Access, iam.Access{Account: account, Service: g.Service, Instance: g.Instance, Roles: g.Roles})
 	}
-	return put(t.bucket(bucketPrincipals), p.IAMID, p)
+	return iam.Seed(t.tx, who, now)
 }

@@ -17,6 +17,8 @@ import (
 )
 
 const (
+	grantAPIKey = "urn:ibm:params:oauth:grant-type:apikey"
+
 	testAccount  = "4c2ec2b4a2f94c0a8d2bd3f0a1b2c3d4"
 	otherAccount = "0f0e0d0c0b0a09080706050403020100"
 
@@ -50,7 +52,12 @@ func testSeed() *Seed {
 		},
 		Users: []SeedUser{{
 			"IBMid-270004ABCD", "ada@example.com", "Ada Lovelace", testAccount, userKey,
-			[]SeedAccess{{serviceKMS, kmsInstance, []string{"Reader"}}, {"vmware-solutions", "", []string{"Administrator"}}},
+			[]SeedAccess{
+				{serviceKMS, kmsInstance, []string{"Viewer", "Reader"}},
+				{serviceKMS, kmsNeighbour, []string{"Viewer"}},
+				{serviceHPCS, hpcsInstance, []string{"Administrator"}},
+				{"vmware-solutions", "", []string{"Administrator"}},
+			},
 		}},
 		ServiceIDs: []SeedServiceID{
 			serviceID("1", testAccount, managerKey, on(kmsInstance, "Manager"), on(kmsNeighbour, "Manager"), SeedAccess{serviceHPCS, hpcsInstance, []string{"Manager"}}),
@@ -142,8 +149,16 @@ func newWorld(t *testing.T) *world {
 
 func startWorld(t *testing.T, dir string, c *clock) *world {
 	t.Helper()
+	return startSeeded(t, dir, c, testSeed())
+}
+
+// startSeeded starts an emulator on a data directory; without a seed it serves what is there.
+func startSeeded(t *testing.T, dir string, c *clock, seed *Seed) *world {
+	t.Helper()
 	cfg := testConfig(dir, c.now)
-	cfg.SeedFile = writeSeed(t, testSeed())
+	if seed != nil {
+		cfg.SeedFile = writeSeed(t, seed)
+	}
 	e, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
