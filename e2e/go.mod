@@ -9,8 +9,10 @@ require (
 	github.com/rogpeppe/go-internal v1.16.0
 )
 
+require github.com/IBM/platform-services-go-sdk v0.103.0
+
 require (
-	github.com/IBM/go-sdk-core/v5 v5.25.3 // indirect
+	github.com/IBM/go-sdk-core/v5 v5.25.3
 	github.com/MicahParks/jwkset v0.11.4 // indirect
 	github.com/MicahParks/keyfunc/v3 v3.9.1 // indirect
 	github.com/ansel1/merry v1.8.1 // indirect
