@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/kmip-for-vmware/kmip/services/emulator/iam"
+	"github.com/kmip-for-vmware/kmip/services/emulator/knobs"
 )
 
 // Config is everything an emulator can be told. The five addresses and DataDir are required; every
@@ -27,6 +30,8 @@ type Config struct {
 	AdminAddr              string        `env:"ADMIN_ADDR"`
 	Issuer                 string        `env:"ISSUER"`         // of tokens; default DefaultIssuer
 	TokenLifetime          time.Duration `env:"TOKEN_LIFETIME"` // whole seconds; default one hour
+
+	Knobs map[string]string // by name, set as PUT would: see package knobs
 
 	Now func() time.Time // default time.Now
 	Log *slog.Logger     // default: nothing is logged
@@ -50,7 +55,7 @@ type Emulator struct {
 	now   func() time.Time
 	store *store
 	iam   *iam.Service
-	calls *callLog
+	knobs *knobs.Knobs
 }
 
 // endpoint is one listener: the setting that names its address, and what it serves.
@@ -76,15 +81,26 @@ func New(cfg Config) (*Emulator, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Emulator{cfg: cfg, log: cfg.Log, now: cfg.Now, store: st, calls: newCallLog()}
+	k := knobs.New(cfg.Now)
+	e := &Emulator{cfg: cfg, log: cfg.Log, now: k.Now, store: st, knobs: k}
 	if err := st.update(func(tx *txn) error { return tx.applySeed(seed, e.now()) }); err != nil {
 		return nil, errors.Join(err, st.close())
 	}
 	e.iam, err = iam.New(iam.Config{
-		DB: st.db, Issuer: cfg.Issuer, TokenLifetime: cfg.TokenLifetime, Now: e.now, Log: e.log, Proved: setCaller,
+		DB: st.db, Issuer: cfg.Issuer, TokenLifetime: cfg.TokenLifetime, Now: e.now, Log: e.log, Proved: knobs.SetCaller,
 	})
 	if err != nil {
 		return nil, errors.Join(err, st.close())
+	}
+	k.Connect(knobs.IAM{RollSigningKeys: e.iam.RollSigningKeys, RetireSigningKeys: e.iam.RetireSigningKeys, SetDecisionDelay: e.iam.SetDecisionDelay})
+	var problems []error
+	for _, name := range slices.Sorted(maps.Keys(cfg.Knobs)) {
+		if err := k.Set(name, cfg.Knobs[name]); err != nil {
+			problems = append(problems, fmt.Errorf("--%s: %w", name, err))
+		}
+	}
+	if len(problems) > 0 {
+		return nil, errors.Join(append(problems, st.close())...)
 	}
 	return e, nil
 }
@@ -156,10 +172,10 @@ func listenAddress(s string) (string, error) {
 
 func (e *Emulator) endpoints() []endpoint {
 	return []endpoint{
-		{"--iam-addr", e.cfg.IAMAddr, e.calls.record("iam", e.now)(e.iam.Handler())},
-		{"--resource-controller-addr", e.cfg.ResourceControllerAddr, e.resourceControllerHandler()},
-		{"--key-protect-addr", e.cfg.KeyProtectAddr, e.keyProtectHandler(serviceKMS)},
-		{"--hpcs-addr", e.cfg.HPCSAddr, e.keyProtectHandler(serviceHPCS)},
+		{"--iam-addr", e.cfg.IAMAddr, e.knobs.Around("iam", e.iam.Handler())},
+		{"--resource-controller-addr", e.cfg.ResourceControllerAddr, e.knobs.Around("resource-controller", e.resourceControllerHandler())},
+		{"--key-protect-addr", e.cfg.KeyProtectAddr, e.knobs.Around(serviceKMS, e.keyProtectHandler(serviceKMS))},
+		{"--hpcs-addr", e.cfg.HPCSAddr, e.knobs.Around(serviceHPCS, e.keyProtectHandler(serviceHPCS))},
 		{"--admin-addr", e.cfg.AdminAddr, e.adminHandler()},
 	}
 }
@@ -204,6 +220,7 @@ func (e *Emulator) Run(ctx context.Context) (err error) {
 	case <-ctx.Done():
 	case err = <-failed: // a listener broke: stop the others too
 	}
+	err = errors.Join(err, e.knobs.Release())
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()
 	for _, s := range servers {

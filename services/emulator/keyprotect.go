@@ -9,18 +9,18 @@ import (
 
 	"github.com/kmip-for-vmware/kmip/services/emulator/iam"
 	"github.com/kmip-for-vmware/kmip/services/emulator/kms"
+	"github.com/kmip-for-vmware/kmip/services/emulator/knobs"
 	"github.com/kmip-for-vmware/kmip/services/emulator/records"
 )
 
 // keyProtectHandler serves the Key Protect API v2 to the instances of one service.
 func (e *Emulator) keyProtectHandler(service string) http.Handler {
-	api := kms.New(service, kms.Config{
+	return kms.New(service, kms.Config{
 		DB: e.store.db, Now: e.now, Log: e.log,
 		Caller:   e.keyProtectCaller,
 		Instance: keyProtectInstance,
 		May:      e.mayAtKeyProtect,
 	})
-	return e.calls.record(service, e.now)(api)
 }
 
 func (e *Emulator) keyProtectCaller(r *http.Request) (string, error) {
@@ -39,7 +39,11 @@ func keyProtectInstance(tx *bbolt.Tx, guid string) (kms.Instance, error) {
 	return kms.Instance{GUID: in.GUID, Service: in.Service, Account: in.Account, Region: in.Region}, err
 }
 
-func (e *Emulator) mayAtKeyProtect(_ context.Context, _ *bbolt.Tx, q kms.Access) (bool, error) {
+// mayAtKeyProtect decides by policies, unless a knob withdraws the permission.
+func (e *Emulator) mayAtKeyProtect(ctx context.Context, _ *bbolt.Tx, q kms.Access) (bool, error) {
+	if knobs.Withdrawn(ctx) {
+		return false, nil
+	}
 	on := iam.OnInstance(q.Instance.Account, q.Instance.Service, q.Instance.Region, q.Instance.GUID)
 	if q.KeyRing != "" {
 		on["keyRing"] = q.KeyRing

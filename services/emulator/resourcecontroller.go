@@ -29,7 +29,6 @@ const (
 // resourceControllerHandler serves the resource controller API v2, reading only.
 func (e *Emulator) resourceControllerHandler() http.Handler {
 	r := chi.NewRouter()
-	r.Use(e.calls.record("resource-controller", e.now))
 	r.Get("/v2/resource_instances", e.listInstances)
 	r.Get("/v2/resource_instances/{id}", e.getInstance)
 	return r

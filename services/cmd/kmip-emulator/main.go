@@ -10,11 +10,13 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/caarlos0/env/v11"
 
 	"github.com/kmip-for-vmware/kmip/services/emulator"
+	"github.com/kmip-for-vmware/kmip/services/emulator/knobs"
 )
 
 func main() {
@@ -35,9 +37,19 @@ func run() error {
 	flag.StringVar(&cfg.ResourceControllerAddr, "resource-controller-addr", cfg.ResourceControllerAddr, "`host:port` of the resource controller (required)")
 	flag.StringVar(&cfg.KeyProtectAddr, "key-protect-addr", cfg.KeyProtectAddr, "`host:port` of Key Protect (required)")
 	flag.StringVar(&cfg.HPCSAddr, "hpcs-addr", cfg.HPCSAddr, "`host:port` of Hyper Protect Crypto Services (required)")
-	flag.StringVar(&cfg.AdminAddr, "admin-addr", cfg.AdminAddr, "`host:port` of health and the list of calls (required)")
+	flag.StringVar(&cfg.AdminAddr, "admin-addr", cfg.AdminAddr, "`host:port` of health and the knobs (required)")
 	flag.StringVar(&cfg.Issuer, "issuer", cfg.Issuer, "iss claim of tokens (default "+emulator.DefaultIssuer+")")
 	flag.DurationVar(&cfg.TokenLifetime, "token-lifetime", cfg.TokenLifetime, "of access tokens (default 1h)")
+	cfg.Knobs = map[string]string{}
+	for _, name := range knobs.Names() {
+		if body, set := os.LookupEnv("KMIP_EMULATOR_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))); set {
+			cfg.Knobs[name] = body
+		}
+		flag.Func(name, "`JSON` to set the knob with at the start, as PUT /emulator/v1/"+name+" takes it", func(body string) error {
+			cfg.Knobs[name] = body
+			return nil
+		})
+	}
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("%q is not a flag: see --help", flag.Arg(0))

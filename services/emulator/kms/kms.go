@@ -6,7 +6,6 @@ package kms
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,6 +21,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/kmip-for-vmware/kmip/services/emulator/jsonhttp"
+	"github.com/kmip-for-vmware/kmip/services/emulator/records"
 )
 
 // Services that speak this API, by their names in CRNs.
@@ -77,9 +77,6 @@ const (
 
 // Buckets are the top-level buckets that Config.DB must have.
 var Buckets = []string{bucketKeys, bucketMaterial, bucketAliases, bucketRings}
-
-// errNoRecord means that a bucket has no such entry.
-var errNoRecord = errors.New("no such record")
 
 // maxBodyBytes bounds every request body: room for a ciphertext of the largest plaintext beside the
 // largest additional authenticated data.
@@ -317,7 +314,7 @@ func (c *call) onKey() error {
 		}
 	}
 	k, err := load[key](c, bucketKeys, id)
-	if errors.Is(err, errNoRecord) || err == nil && (k.purged(c.now) || c.ring != "" && c.ring != k.Ring) {
+	if errors.Is(err, records.ErrNone) || err == nil && (k.purged(c.now) || c.ring != "" && c.ring != k.Ring) {
 		if err := c.permitted(c.ring, ""); err != nil {
 			return err
 		}
@@ -342,44 +339,27 @@ func (c *call) grown(name string) (*bbolt.Bucket, error) {
 }
 
 func (c *call) put(name, id string, v any) error {
-	raw, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
 	b, err := c.grown(name)
 	if err != nil {
 		return err
 	}
-	return b.Put([]byte(id), raw)
+	return records.Put(b, id, v)
 }
 
-// load reads one record of the call's instance; errNoRecord when there is none.
-func load[T any](c *call, name, id string) (T, error) {
-	var v T
-	b := c.bucket(name)
-	if b == nil {
-		return v, errNoRecord
+// load reads one record of the call's instance; records.ErrNone when there is none.
+func load[T any](c *call, name, id string) (v T, err error) {
+	if b := c.bucket(name); b != nil {
+		return records.Get[T](b, id)
 	}
-	raw := b.Get([]byte(id))
-	if raw == nil {
-		return v, errNoRecord
-	}
-	return v, json.Unmarshal(raw, &v)
+	return v, records.ErrNone
 }
 
 // each calls f with every record of the call's instance in the order of their ids.
 func each[T any](c *call, name string, f func(T) error) error {
-	b := c.bucket(name)
-	if b == nil {
-		return nil
+	if b := c.bucket(name); b != nil {
+		return records.Each(b, f)
 	}
-	return b.ForEach(func(_, raw []byte) error {
-		var v T
-		if err := json.Unmarshal(raw, &v); err != nil {
-			return err
-		}
-		return f(v)
-	})
+	return nil
 }
 
 // metadata heads every collection of the API; Total counts the resources of this answer alone.

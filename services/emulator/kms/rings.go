@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"regexp"
 	"time"
+
+	"github.com/kmip-for-vmware/kmip/services/emulator/records"
 )
 
 // Limits of key rings (Key Protect API v2, key rings; the characters are taken from IBM's samples).
@@ -34,7 +36,7 @@ func (c *call) ringExists(id string) error {
 		return nil
 	}
 	_, err := load[keyRing](c, bucketRings, id)
-	if errors.Is(err, errNoRecord) {
+	if errors.Is(err, records.ErrNone) {
 		return errRingNotFound
 	}
 	return err
