@@ -11,6 +11,8 @@ require (
 
 require github.com/IBM/platform-services-go-sdk v0.103.0
 
+require github.com/sony/gobreaker/v2 v2.4.0 // indirect
+
 require (
 	github.com/IBM/go-sdk-core/v5 v5.25.3
 	github.com/MicahParks/jwkset v0.11.4 // indirect

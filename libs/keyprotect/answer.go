@@ -33,6 +33,7 @@ type failure struct {
 	code        string // of the first reason; "" when there is none
 	own         bool   // the body is the key manager's error document
 	correlation string
+	held        bool // the circuit breaker let nothing through
 	sent        bool // the request may have taken effect
 	retryAfter  time.Duration
 	err         error // without an answer
@@ -40,6 +41,9 @@ type failure struct {
 
 // Error implements error.
 func (f *failure) Error() string {
+	if f.held {
+		return fmt.Sprintf("%s: not sent: %v", f.action, f.err)
+	}
 	if f.status == 0 {
 		return fmt.Sprintf("%s: %v (correlation id %s)", f.action, f.err, f.correlation)
 	}
@@ -59,8 +63,20 @@ func (f *failure) Unwrap() error { return f.err }
 // passing reports whether the same call may succeed in a moment: no answer,
 // 429, or 5xx but 501, as IBM's own clients have it.
 func (f *failure) passing() bool {
-	return f.status == 0 || f.status == http.StatusTooManyRequests ||
+	return f.status == 0 && !f.held || f.status == http.StatusTooManyRequests ||
 		f.status >= 500 && f.status != http.StatusNotImplemented
+}
+
+// down reports whether the key manager is away, as far as this failure shows:
+// no answer, 5xx, or another's answer. Who throttles us is there; so is who
+// finds one key's metadata broken (500 INCOMPLETE_METADATA_ERR).
+func (f *failure) down() bool {
+	switch {
+	case f.status == http.StatusTooManyRequests, f.code == "INCOMPLETE_METADATA_ERR":
+		return false
+	default:
+		return !f.own || f.status >= 500
+	}
 }
 
 // unknown reports whether the call may have taken effect. A 4xx leaves no

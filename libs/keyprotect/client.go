@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/sony/gobreaker/v2"
 
 	"github.com/kmip-for-vmware/kmip/libs/crn"
 	"github.com/kmip-for-vmware/kmip/libs/engine"
@@ -33,6 +34,9 @@ const (
 	tries      = 3                // exchanges of a call that may be repeated
 	firstPause = 100 * time.Millisecond
 	maxPause   = 5 * time.Second // a longer Retry-After ends the call
+
+	openAfter = 10              // exchanges in a row without a word of the key manager hold back all others
+	openTime  = 5 * time.Second // until one of them may try again
 
 	lookUpTime  = 6 * time.Second // finding out what became of a create, after the caller's deadline
 	lookUpPause = 250 * time.Millisecond
@@ -82,6 +86,7 @@ type Client struct {
 	tokens     Tokens
 	authorized tenant.ID
 	http       *http.Client
+	breaker    *gobreaker.CircuitBreaker[answer]
 	now        func() time.Time
 	sleep      func(ctx context.Context, d time.Duration) error
 }
@@ -120,6 +125,7 @@ func New(c Config) (*Client, error) {
 		tokens:     c.Tokens,
 		authorized: c.Authorized,
 		http:       &client,
+		breaker:    newBreaker(),
 		now:        c.Now,
 		sleep:      sleep,
 	}, nil
@@ -192,7 +198,7 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 	}
 	ring, renewed := c.location.KeyRing, false
 	for try := 1; ; {
-		a, f := c.exchange(ctx, r, token, ring)
+		a, f := c.attempt(ctx, r, token, ring)
 		switch {
 		case f == nil:
 			return a, nil
