@@ -13,6 +13,8 @@ require github.com/IBM/platform-services-go-sdk v0.103.0
 
 require github.com/sony/gobreaker/v2 v2.4.0 // indirect
 
+require golang.org/x/sync v0.24.0 // indirect
+
 require (
 	github.com/IBM/go-sdk-core/v5 v5.25.3
 	github.com/MicahParks/jwkset v0.11.4 // indirect

@@ -135,6 +135,11 @@ type KeyManager interface {
 	// Load returns a stored envelope; ErrGone when the customer deleted the
 	// standard key; ErrCorrupt when its payload is not an envelope of id.
 	Load(ctx context.Context, id kmip.ObjectID, ref KeyRef) (Envelope, error)
+	// Find returns the standard key that keeps id's envelope when its KeyRef is
+	// not known: of several the oldest, deleted ones included. It may read the
+	// list of all keys, so callers bound how often they ask for identifiers
+	// that may not exist. ErrNotFound: the key manager has none.
+	Find(ctx context.Context, id kmip.ObjectID) (KeyRef, error)
 	// Delete deletes a standard key; deleting a deleted one is no error.
 	Delete(ctx context.Context, ref KeyRef) error
 	// Check does each needed action once on a probe: wrap, store, load, list,

@@ -46,8 +46,8 @@ func (c *Client) Check(ctx context.Context) (err error) {
 		}
 	}()
 	// Without the list, what became of a lost create could never be told.
-	name, since := standardKeyName(id), c.now().Add(-createdSince)
-	found, err := c.find(ctx, name, since)
+	name, since := standardKeyName(id), c.now()
+	found, err := c.named(ctx, name, createdFrom(since))
 	if err == nil && found == "" {
 		_, err = c.lookUp(ctx, name, since, nil) // it may take a moment to appear
 	}

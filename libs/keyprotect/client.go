@@ -40,16 +40,19 @@ const (
 
 	lookUpTime  = 6 * time.Second // finding out what became of a create, after the caller's deadline
 	lookUpPause = 250 * time.Millisecond
-	// createdSince is how far back the look-up goes: the clocks may differ.
-	createdSince = 10 * time.Minute
-	pageSize     = 500
-	maxPages     = 20
+	// clocksDiffer is how far the key manager's clock and ours may be apart,
+	// the length of a create included.
+	clocksDiffer = 10 * time.Minute
+	pageSize     = 5_000           // the most that the API gives
+	maxListed    = 100_000         // keys of an instance
+	readTime     = time.Minute     // reading the whole list
+	readEvery    = 5 * time.Minute // at most; a reading that failed doesn't count
 
 	checkTime = 60 * time.Second
 	cleanUp   = 10 * time.Second // removing a probe, after the caller's deadline
 
 	maxAnswer = 64 << 10 // of one key or action, in bytes
-	maxList   = 4 << 20  // of a page: a key has at most 2 KiB of name, description, tags and aliases
+	maxList   = 32 << 20 // of a page: a key has at most 2 KiB of name, description, tags and aliases
 
 	connections     = 256 // to one host, all tenants together
 	idleConnections = 64
@@ -87,6 +90,7 @@ type Client struct {
 	authorized tenant.ID
 	http       *http.Client
 	breaker    *gobreaker.CircuitBreaker[answer]
+	index      index
 	now        func() time.Time
 	sleep      func(ctx context.Context, d time.Duration) error
 }
@@ -158,14 +162,15 @@ var sharedHTTP = sync.OnceValue(func() *http.Client { return NewHTTPClient(nil) 
 
 // request is one call of the API.
 type request struct {
-	action string // its name in errors: "wrap"
-	method string
-	path   string // escaped
-	query  url.Values
-	body   *body // nil: none
-	about  subject
-	once   bool // making it twice makes two keys: not repeated unless the first had no effect
-	limit  int  // of the answer, in bytes
+	action  string // its name in errors: "wrap"
+	method  string
+	path    string // escaped
+	query   url.Values
+	body    *body // nil: none
+	about   subject
+	anyRing bool // not in the tenant's key ring alone
+	once    bool // making it twice makes two keys: not repeated unless the first had no effect
+	limit   int  // of the answer, in bytes
 }
 
 // answer is a success: its body, which the caller clears, and what IBM's
@@ -197,6 +202,9 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 		return answer{}, noToken(err)
 	}
 	ring, renewed := c.location.KeyRing, false
+	if r.anyRing {
+		ring = ""
+	}
 	for try := 1; ; {
 		a, f := c.attempt(ctx, r, token, ring)
 		switch {

@@ -9,9 +9,11 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/fault"
@@ -28,7 +30,7 @@ func (c *Client) lookUp(ctx context.Context, name string, since time.Time, cause
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookUpTime)
 	defer cancel()
 	for wait := lookUpPause; ; wait *= 2 {
-		ref, err := c.find(ctx, name, since)
+		ref, err := c.named(ctx, name, createdFrom(since))
 		if ref != "" {
 			return ref, nil
 		}
@@ -41,44 +43,156 @@ func (c *Client) lookUp(ctx context.Context, name string, since time.Time, cause
 	}
 }
 
-// find returns the oldest standard key of that exact name that was created
-// since, in any state, or "" without one (Key Protect API v2, list keys). Names
-// are not unique; among keys of the same second the id decides.
-func (c *Client) find(ctx context.Context, name string, since time.Time) (engine.KeyRef, error) {
-	var oldest key
-	for page := range maxPages {
-		a, err := c.call(ctx, request{
-			action: "list", method: http.MethodGet, path: "/keys", about: collection, limit: maxList,
-			query: url.Values{
-				"limit":  {strconv.Itoa(pageSize)},
-				"offset": {strconv.Itoa(page * pageSize)},
-				"state":  {allStates},
-				"sort":   {"creationDate"},
-				"filter": {`creationDate=gte:"` + since.UTC().Format(time.RFC3339) + `"`},
-			},
-		})
-		if err != nil {
-			return "", err
-		}
-		var list keys
-		if json.Unmarshal(a.content, &list) != nil {
-			return "", a.unreadable()
-		}
-		for _, k := range list.Resources {
-			if k.Name == name && uuid.Validate(k.ID) == nil && (oldest.ID == "" || k.older(oldest)) {
-				oldest = k
+// Find implements engine.KeyManager. Names can't be asked for: a search covers
+// at most 5,000 keys, and an instance has few aliases (Key Protect API v2, list
+// keys; limits). A unique identifier of version 7 says when its key was made;
+// the key of another, or one that is not found so, is looked for among all.
+func (c *Client) Find(ctx context.Context, id kmip.ObjectID) (engine.KeyRef, error) {
+	name := standardKeyName(id)
+	if u, err := uuid.Parse(string(id)); err == nil && u.Version() == 7 {
+		made := time.Unix(u.Time().UnixTime())
+		// A date that is still to come may not even be one for the API.
+		if made.Before(c.now().Add(clocksDiffer)) {
+			ref, err := c.named(ctx, name, createdFrom(made)+" "+createdTo(made))
+			if ref != "" || err != nil {
+				return ref, err
 			}
 		}
-		if len(list.Resources) < pageSize { // there is no link to the next page
-			return engine.KeyRef(oldest.ID), nil
-		}
 	}
-	return "", fault.Wrap(fault.Unavailable, publicUnavailable, fmt.Errorf("list: more than %d keys", maxPages*pageSize))
+	ref, err := c.indexed(ctx, name)
+	if ref == "" && err == nil {
+		err = fault.New(fault.NotFound, "The key manager has no standard key for this object.")
+	}
+	return ref, err
 }
 
-func (k key) older(than key) bool {
-	if !k.CreationDate.Equal(than.CreationDate) {
-		return k.CreationDate.Before(than.CreationDate)
+// createdFrom and createdTo are filters for keys created around a time of our
+// clock.
+func createdFrom(t time.Time) string { return `creationDate=gte:"` + date(t.Add(-clocksDiffer)) + `"` }
+
+func createdTo(t time.Time) string { return `creationDate=lte:"` + date(t.Add(clocksDiffer)) + `"` }
+
+func date(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// named returns the oldest standard key of that exact name that the filter
+// leaves, or "" without one. Names are not unique.
+func (c *Client) named(ctx context.Context, name, filter string) (ref engine.KeyRef, err error) {
+	err = c.list(ctx, false, filter, func(k key) {
+		if ref == "" && k.Name == name {
+			ref = engine.KeyRef(k.ID)
+		}
+	})
+	if err != nil {
+		return "", err
 	}
-	return strings.Compare(k.ID, than.ID) < 0
+	return ref, nil
+}
+
+// list shows all keys in the tenant's key ring, or in any ring, that the
+// filter leaves, in any state, oldest first; among keys of the same second the
+// id decides (Key Protect API v2, list keys). There is no link to the next
+// page: each one but the first begins with the last key of the page before it,
+// which shows that none was purged in between.
+func (c *Client) list(ctx context.Context, anyRing bool, filter string, show func(key)) error {
+	query := url.Values{"limit": {strconv.Itoa(pageSize)}, "state": {allStates}, "sort": {"creationDate,id"}}
+	if filter != "" {
+		query.Set("filter", filter)
+	}
+	last := ""
+	for seen := 0; seen < maxListed; {
+		query.Set("offset", strconv.Itoa(max(0, seen-1)))
+		a, err := c.call(ctx, request{
+			action: "list", method: http.MethodGet, path: "/keys", query: query, about: collection, anyRing: anyRing, limit: maxList,
+		})
+		if err != nil {
+			return err
+		}
+		var page keys
+		if json.Unmarshal(a.content, &page) != nil {
+			return a.unreadable()
+		}
+		full := len(page.Resources) >= pageSize
+		if last != "" {
+			if len(page.Resources) == 0 || page.Resources[0].ID != last {
+				return fault.Wrap(fault.Unavailable, publicUnavailable, a.failure(errors.New("the list changed while it was read")))
+			}
+			page.Resources = page.Resources[1:]
+		}
+		for _, k := range page.Resources {
+			if uuid.Validate(k.ID) == nil {
+				show(k)
+			}
+			last = k.ID
+		}
+		if seen += len(page.Resources); !full {
+			return nil
+		}
+	}
+	return fault.Wrap(fault.Unavailable, publicUnavailable, fmt.Errorf("list: more than %d keys", maxListed))
+}
+
+// index is the key manager's standard keys by name, as they were when the
+// whole list was read.
+type index struct {
+	reading singleflight.Group
+
+	mu    sync.Mutex
+	refs  map[string]engine.KeyRef // the oldest of each name; nil before the first reading
+	asked time.Time                // when the reading began
+}
+
+// indexed returns the standard key of a name, or "". It reads the list when
+// the last reading does not hold the name and is no longer fresh.
+func (c *Client) indexed(ctx context.Context, name string) (engine.KeyRef, error) {
+	refs, fresh := c.lastReading()
+	if ref := refs[name]; ref != "" || fresh {
+		return ref, nil
+	}
+	reading := c.index.reading.DoChan("", func() (any, error) {
+		if refs, fresh := c.lastReading(); fresh {
+			return refs, nil
+		}
+		return c.readIndex(context.WithoutCancel(ctx)) // it belongs to no caller
+	})
+	select {
+	case r := <-reading:
+		refs, _ := r.Val.(map[string]engine.KeyRef)
+		return refs[name], r.Err
+	case <-ctx.Done():
+		return "", fault.Wrap(fault.Unavailable, publicUnavailable, ctx.Err())
+	}
+}
+
+func (c *Client) lastReading() (refs map[string]engine.KeyRef, fresh bool) {
+	c.index.mu.Lock()
+	defer c.index.mu.Unlock()
+	return c.index.refs, c.index.refs != nil && c.now().Sub(c.index.asked) < readEvery
+}
+
+// readIndex reads the names of all standard keys, in all key rings if we may: the
+// customer may have moved some.
+func (c *Client) readIndex(ctx context.Context) (map[string]engine.KeyRef, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTime)
+	defer cancel()
+	asked := c.now()
+	var refs map[string]engine.KeyRef
+	read := func(anyRing bool) error {
+		refs = make(map[string]engine.KeyRef)
+		return c.list(ctx, anyRing, "", func(k key) {
+			if strings.HasPrefix(k.Name, engine.StandardKeyPrefix) && refs[k.Name] == "" {
+				refs[k.Name] = engine.KeyRef(k.ID)
+			}
+		})
+	}
+	err := read(true)
+	if errors.Is(err, engine.ErrDenied) {
+		err = read(false)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.index.mu.Lock()
+	defer c.index.mu.Unlock()
+	c.index.refs, c.index.asked = refs, asked
+	return refs, nil
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -29,12 +28,11 @@ const keyType = "application/vnd.ibm.kms.key+json"
 
 // key is a standard key as the API shows it. A list holds no payloads.
 type key struct {
-	ID           string    `json:"id"`
-	Name         string    `json:"name"`
-	State        int       `json:"state"`
-	Deleted      bool      `json:"deleted"`
-	CreationDate time.Time `json:"creationDate"`
-	Payload      []byte    `json:"payload"`
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	State   int    `json:"state"`
+	Deleted bool   `json:"deleted"`
+	Payload []byte `json:"payload"`
 }
 
 type keys struct {
@@ -146,7 +144,7 @@ func (c *Client) Store(ctx context.Context, id kmip.ObjectID, e engine.Envelope)
 	if err != nil {
 		return "", err
 	}
-	since := c.now().Add(-createdSince)
+	since := c.now()
 	a, err := c.call(ctx, request{
 		action: "create", method: http.MethodPost, path: "/keys",
 		body: &body{bytes: text}, about: collection, once: true, limit: maxAnswer,

@@ -138,6 +138,13 @@ func (c counter) Load(ctx context.Context, id kmip.ObjectID, ref engine.KeyRef) 
 	return e, err
 }
 
+// Find implements engine.KeyManager.
+func (c counter) Find(ctx context.Context, id kmip.ObjectID) (engine.KeyRef, error) {
+	ref, err := c.KeyManager.Find(ctx, id)
+	c.count("find", err)
+	return ref, err
+}
+
 // Delete implements engine.KeyManager.
 func (c counter) Delete(ctx context.Context, ref engine.KeyRef) error {
 	err := c.KeyManager.Delete(ctx, ref)

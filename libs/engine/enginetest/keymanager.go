@@ -85,6 +85,31 @@ func KeyManager(t *testing.T, open func(t *testing.T) KeyManagerUnderTest) {
 		}
 	})
 
+	t.Run("a stored key is found by its object, also once deleted", func(t *testing.T) {
+		m := open(t)
+		_, e, ref := store(t, m)
+		_, other, otherRef := store(t, m)
+		m.DeleteStandardKey(t, otherRef)
+		for id, want := range map[kmip.ObjectID]engine.KeyRef{e.Object.ID: ref, other.Object.ID: otherRef} {
+			if got, err := m.Find(t.Context(), id); err != nil || got != want {
+				t.Errorf("Find(%s): %q, %v, want %q", id, got, err, want)
+			}
+		}
+		if _, err := m.Load(t.Context(), other.Object.ID, otherRef); !errors.Is(err, engine.ErrGone) {
+			t.Errorf("Load of the deleted one: %v, want ErrGone", err)
+		}
+	})
+
+	t.Run("an object without a stored key is not found", func(t *testing.T) {
+		m := open(t)
+		_, e, _ := store(t, m)
+		for _, id := range []kmip.ObjectID{NewRecord().Object.ID, e.Object.ID[:len(e.Object.ID)-1], e.Object.ID + "0", "not-a-uuid", ""} {
+			if ref, err := m.Find(t.Context(), id); !errors.Is(err, engine.ErrNotFound) {
+				t.Errorf("Find(%q): %q, %v, want ErrNotFound", id, ref, err)
+			}
+		}
+	})
+
 	t.Run("an envelope of another object is corrupt", func(t *testing.T) {
 		m := open(t)
 		_, _, ref := store(t, m)
@@ -128,6 +153,9 @@ func KeyManager(t *testing.T, open func(t *testing.T) KeyManagerUnderTest) {
 		if _, err := m.Unwrap(ctx, e.Wrapped, binding(e)); !errors.Is(err, engine.ErrUnavailable) {
 			t.Errorf("Unwrap: %v, want ErrUnavailable", err)
 		}
+		if _, err := m.Find(ctx, e.Object.ID); !errors.Is(err, engine.ErrUnavailable) {
+			t.Errorf("Find: %v, want ErrUnavailable", err)
+		}
 	})
 }
 
@@ -157,9 +185,10 @@ func store(t *testing.T, m engine.KeyManager) (*secret.Bytes, engine.Envelope, e
 // Vault is an engine.KeyManager in memory for tests of other parts. Its root
 // key is a keyring that real key managers never show.
 type Vault struct {
-	mu   sync.Mutex
-	ring *secret.Keyring
-	keys map[engine.KeyRef][]byte // envelopes; nil once deleted
+	mu    sync.Mutex
+	ring  *secret.Keyring
+	keys  map[engine.KeyRef][]byte        // envelopes; nil once deleted
+	first map[kmip.ObjectID]engine.KeyRef // oldest of each object
 	// Fail, when set, decides each call's error: before it takes effect, and
 	// (done true) after. It is called with the name of the method.
 	Fail func(method string, done bool) error
@@ -171,7 +200,7 @@ func NewKeyManager() *Vault {
 	if err != nil {
 		panic(err) // the text above is constant
 	}
-	return &Vault{ring: ring, keys: make(map[engine.KeyRef][]byte)}
+	return &Vault{ring: ring, keys: make(map[engine.KeyRef][]byte), first: make(map[kmip.ObjectID]engine.KeyRef)}
 }
 
 // DeleteRootKey makes every wrap and unwrap fail from now on.
@@ -231,11 +260,14 @@ func (v *Vault) Unwrap(ctx context.Context, w engine.Wrapped, b engine.Binding) 
 }
 
 // Store implements engine.KeyManager.
-func (v *Vault) Store(ctx context.Context, _ kmip.ObjectID, e engine.Envelope) (ref engine.KeyRef, err error) {
+func (v *Vault) Store(ctx context.Context, id kmip.ObjectID, e engine.Envelope) (ref engine.KeyRef, err error) {
 	err = v.call(ctx, "Store", func() error {
 		payload, err := e.Encode()
 		ref = engine.KeyRef(uuid.NewString())
 		v.keys[ref] = payload
+		if v.first[id] == "" {
+			v.first[id] = ref
+		}
 		return err
 	})
 	if err != nil {
@@ -257,6 +289,17 @@ func (v *Vault) Load(ctx context.Context, id kmip.ObjectID, ref engine.KeyRef) (
 		return nil
 	})
 	return e, err
+}
+
+// Find implements engine.KeyManager.
+func (v *Vault) Find(ctx context.Context, id kmip.ObjectID) (ref engine.KeyRef, err error) {
+	err = v.call(ctx, "Find", func() error {
+		if ref = v.first[id]; ref == "" {
+			return engine.ErrNotFound
+		}
+		return nil
+	})
+	return ref, err
 }
 
 // Delete implements engine.KeyManager.
