@@ -32,9 +32,14 @@ const (
 	renewBefore = 30 * 24 * time.Hour
 )
 
+// dedicatedDomain is where instances' own host names lie (IBM Cloud, HPCS, KMIP
+// endpoints).
+const dedicatedDomain = "kmip.private.us-south.hs-crypto.appdomain.cloud"
+
 // serverFiles are the PEM files that the nodes serve and clients trust.
 type serverFiles struct {
 	ca    string // the cell's authority
+	caKey string
 	chain string // the shared certificate and the authority's
 	key   string
 }
@@ -44,10 +49,11 @@ type serverFiles struct {
 func serverCertificates(f folder, now time.Time) (serverFiles, error) {
 	files := serverFiles{
 		ca:    f.path(certificates, "ca.pem"),
+		caKey: f.path(certificates, "ca-key.pem"),
 		chain: f.path(certificates, "shared.pem"),
 		key:   f.path(certificates, "shared-key.pem"),
 	}
-	caKey, err := keyOnce(f.path(certificates, "ca-key.pem"))
+	caKey, err := keyOnce(files.caKey)
 	if err != nil {
 		return files, err
 	}

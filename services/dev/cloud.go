@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,7 +83,105 @@ func (w web) token(ctx context.Context, iamURL, apiKey string) (string, error) {
 	return answer.Token, err
 }
 
-// keyProtect is one Key Protect instance as one caller sees it (Key Protect API v2).
+// call makes a request with a bearer token and a JSON body, or none.
+func (w web) call(ctx context.Context, method, url, token string, body any, want int) ([]byte, error) {
+	req, err := jsonRequest(ctx, method, url, token, body)
+	if err != nil {
+		return nil, err
+	}
+	return w.do(req, want)
+}
+
+func jsonRequest(ctx context.Context, method, url, token string, body any) (*http.Request, error) {
+	var content io.Reader
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		content = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, url, content)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	req.Header.Set("Content-Type", "application/json")
+	return req, nil
+}
+
+// resourceInstance returns the CRN of the account's service instance of a name
+// (resource controller API v2, list resource instances).
+func (w web) resourceInstance(ctx context.Context, controllerURL, token, name string) (string, error) {
+	text, err := w.call(ctx, http.MethodGet, controllerURL+"/v2/resource_instances?name="+url.QueryEscape(name), token, nil, http.StatusOK)
+	if err != nil {
+		return "", err
+	}
+	var answer struct {
+		Resources []struct {
+			CRN string `json:"crn"`
+		} `json:"resources"`
+	}
+	err = json.Unmarshal(text, &answer)
+	if err == nil && len(answer.Resources) != 1 {
+		err = fmt.Errorf("the account has %d instances named %q", len(answer.Resources), name)
+	}
+	if err != nil {
+		return "", err
+	}
+	return answer.Resources[0].CRN, nil
+}
+
+// serviceAuthorization lets the tenant's instance use its key manager (IAM
+// policy management API v1). It returns the policy's id.
+func (w web) serviceAuthorization(ctx context.Context, policyURL, token string, t *tenantSetup) (string, error) {
+	type attribute struct {
+		Name  string `json:"name"`
+		Value string `json:"value"`
+	}
+	type attributes struct {
+		Attributes []attribute `json:"attributes"`
+	}
+	type role struct {
+		ID string `json:"role_id"`
+	}
+	type policy struct {
+		ID        string       `json:"id,omitempty"`
+		Type      string       `json:"type"`
+		Subjects  []attributes `json:"subjects"`
+		Roles     []role       `json:"roles"`
+		Resources []attributes `json:"resources"`
+	}
+	wanted := policy{
+		Type:      "authorization",
+		Subjects:  []attributes{{[]attribute{{"accountId", t.account}, {"serviceName", serviceVMware}, {"serviceInstance", t.instance}}}},
+		Roles:     []role{{"crn:v1:bluemix:public:iam::::role:Viewer"}, {"crn:v1:bluemix:public:hs-crypto::::serviceRole:VMwareKMIPManager"}},
+		Resources: []attributes{{[]attribute{{"accountId", t.account}, {"serviceName", serviceHPCS}, {"serviceInstance", t.keyManager.GUID}}}},
+	}
+	text, err := w.call(ctx, http.MethodGet, policyURL+"/v1/policies?type=authorization&account_id="+t.account, token, nil, http.StatusOK)
+	if err != nil {
+		return "", err
+	}
+	var there struct {
+		Policies []policy `json:"policies"`
+	}
+	if err := json.Unmarshal(text, &there); err != nil {
+		return "", err
+	}
+	for _, p := range there.Policies {
+		if len(p.Subjects) == 1 && slices.Contains(p.Subjects[0].Attributes, attribute{"serviceInstance", t.instance}) {
+			return p.ID, nil
+		}
+	}
+	if text, err = w.call(ctx, http.MethodPost, policyURL+"/v1/policies", token, wanted, http.StatusCreated); err != nil {
+		return "", err
+	}
+	err = json.Unmarshal(text, &wanted)
+	return wanted.ID, err
+}
+
+// keyProtect is one Key Protect or HPCS instance as one caller sees it (Key
+// Protect API v2).
 type keyProtect struct {
 	web
 	base, instance, token string
@@ -98,21 +197,11 @@ type cloudKey struct {
 }
 
 func (k keyProtect) call(ctx context.Context, method, path string, body any, want int) ([]byte, error) {
-	var content io.Reader
-	if body != nil {
-		text, err := json.Marshal(body)
-		if err != nil {
-			return nil, err
-		}
-		content = bytes.NewReader(text)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, k.base+"/api/v2"+path, content)
+	req, err := jsonRequest(ctx, method, k.base+"/api/v2"+path, k.token, body)
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+k.token)
 	req.Header.Set("Bluemix-Instance", k.instance)
-	req.Header.Set("Content-Type", "application/json")
 	return k.do(req, want)
 }
 

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
 )
 
 // Config says which stack to run.
@@ -84,17 +86,17 @@ func Run(ctx context.Context, config Config) error {
 }
 
 func (s *stack) run(ctx context.Context, began time.Time, unclean bool) error {
-	t, err := s.raise(ctx, unclean)
+	tenants, err := s.raise(ctx, unclean)
 	if err != nil && ctx.Err() != nil {
 		return errors.New("interrupted before the stack was ready: everything is stopped")
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.environment.publish(s.variables(t)); err != nil {
+	if err := s.environment.publish(s.variables(tenants)); err != nil {
 		return err
 	}
-	s.announce(time.Since(began))
+	s.announce(time.Since(began), tenants)
 	select {
 	case <-ctx.Done():
 		s.say("\nStopping.")
@@ -105,24 +107,36 @@ func (s *stack) run(ctx context.Context, began time.Time, unclean bool) error {
 }
 
 // raise brings the stack up to the point where everything is proved.
-func (s *stack) raise(ctx context.Context, unclean bool) (*tenantSetup, error) {
+func (s *stack) raise(ctx context.Context, unclean bool) (tenants [2]*tenantSetup, err error) {
 	if err := s.prepare(ctx, unclean); err != nil {
-		return nil, err
+		return tenants, err
 	}
 	s.say("Starting a cell in %s, on ports %d to %d.", string(s.folder), s.BasePort, s.BasePort+99)
 	if err := s.startAll(ctx); err != nil {
-		return nil, err
+		return tenants, err
 	}
-	t, err := provision(ctx, s.folder, s.ports, s.cast.customer, func(step, what string) { s.row(step, what) })
-	if err != nil {
-		return nil, fmt.Errorf("setting up the customer's instance: %w", err)
+	for n, who := range s.cast.customers {
+		s.say("\nTenant %d, on %s", who.number, who.product())
+		if tenants[n], err = provision(ctx, s.folder, s.ports, s.server.ca, who, s.row); err != nil {
+			return tenants, fmt.Errorf("setting up the instance of customer %d: %w", who.number, err)
+		}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, playWithin, fmt.Errorf("the play took longer than %s", playWithin))
 	defer cancel()
-	if err := s.playAndProve(ctx, t); err != nil {
-		return nil, fmt.Errorf("the main job does not work: %w", err)
+	var keys [2]kmip.ObjectID
+	for n, t := range tenants {
+		if t.suspended {
+			s.say("\nTenant %d is suspended: its clients are refused. Nothing more is played.", t.number)
+			return tenants, nil
+		}
+		if keys[n], err = s.playAndProve(ctx, t); err != nil {
+			return tenants, fmt.Errorf("the main job does not work for tenant %d: %w", t.number, err)
+		}
 	}
-	return t, nil
+	if err := proveApart(ctx, s.Out, tenants, keys); err != nil {
+		return tenants, fmt.Errorf("the tenants are not kept apart: %w", err)
+	}
+	return tenants, nil
 }
 
 // prepare checks what can be checked beforehand and makes the files.
@@ -155,46 +169,50 @@ func (s *stack) prepare(ctx context.Context, unclean bool) error {
 	if err := s.makeSealingKey(); err != nil {
 		return err
 	}
+	if err := writeFile(s.folder.path(serviceKey), []byte(s.cast.serviceAPIKey+"\n"), 0o600); err != nil {
+		return err
+	}
 	s.postgres, err = newPostgres(s.folder, s.ports.postgres)
 	return err
 }
 
-func (s *stack) playAndProve(ctx context.Context, t *tenantSetup) error {
-	servers, err := t.servers(s.ports, s.server.ca)
-	if err != nil {
-		return err
-	}
-	scene := &stage{out: s.Out, servers: servers}
+// playAndProve returns a key that it has left.
+func (s *stack) playAndProve(ctx context.Context, t *tenantSetup) (kmip.ObjectID, error) {
+	s.say("\nTenant %d: vCenter at %s", t.number, t.reached())
+	scene := &stage{out: s.Out, servers: t.servers}
 	began := time.Now()
 	if err := scene.awaitTrust(ctx, trustWithin); err != nil {
-		return err
+		return "", err
 	}
 	s.row("known to both nodes", "in "+seconds(time.Since(began)))
 	keys, _, err := t.service.list(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := scene.earlier(ctx, keys); err != nil {
-		return err
+		return "", err
 	}
 	got, err := scene.play(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer got.wipe()
-	return (&proof{
-		out: s.Out, nodes: [2]string{servers[0].Address, servers[1].Address}, tenant: t, dump: s.postgres.dump,
+	return got.vm.ID, (&proof{
+		out: s.Out, nodes: [2]string{t.servers[0].Address, t.servers[1].Address}, tenant: t, dump: s.postgres.dump,
 		logs: []string{s.folder.path(logsDir), filepath.Join(s.postgres.latest().Folder(), "server.log")},
 	}).run(ctx, got)
 }
 
 // announce tells what is up and where.
-func (s *stack) announce(took time.Duration) {
+func (s *stack) announce(took time.Duration, tenants [2]*tenantSetup) {
 	s.say("\nReady in %s. Ctrl-C stops everything.", seconds(took))
+	for _, t := range tenants {
+		s.row(fmt.Sprintf("KMIP, tenant %d", t.number), t.servers[0].Address+" and "+t.servers[1].Address)
+	}
 	for _, line := range [][2]string{
-		{"KMIP", address(s.ports.node[0]) + " and " + address(s.ports.node[1])},
 		{"API", baseURL(s.ports.api)},
 		{"Key Protect", baseURL(s.ports.keyProtect)},
+		{"HPCS", baseURL(s.ports.hpcs)},
 		{"IAM", baseURL(s.ports.iam)},
 		{"for scripts", "source " + s.folder.path(stackEnv)},
 		{"logs", s.folder.path(logsDir)},
@@ -205,7 +223,7 @@ func (s *stack) announce(took time.Duration) {
 
 func (s *stack) say(format string, args ...any) { fmt.Fprintf(s.Out, format+"\n", args...) }
 
-func (s *stack) row(what, value string) { s.say("  %-20s %s", what, value) }
+func (s *stack) row(what, value string) { s.say("  %-22s %s", what, value) }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
 

@@ -140,11 +140,11 @@ func TestServerCertificates(t *testing.T) {
 func TestClientCertificateIsKept(t *testing.T) {
 	f := runFolder(t)
 	now := time.Now()
-	files, first, err := clientCertificate(f, now)
+	files, first, err := clientCertificate(f, 1, now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, second, err := clientCertificate(f, now)
+	_, second, err := clientCertificate(f, 1, now)
 	if err != nil || !second.Leaf.Equal(first.Leaf) {
 		t.Errorf("a second run has another certificate: %v", err)
 	}
@@ -155,7 +155,7 @@ func TestClientCertificateIsKept(t *testing.T) {
 	if err := os.Remove(files.certificate); err != nil {
 		t.Fatal(err)
 	}
-	if _, third, err := clientCertificate(f, now); err != nil || third.Leaf.Equal(first.Leaf) {
+	if _, third, err := clientCertificate(f, 1, now); err != nil || third.Leaf.Equal(first.Leaf) {
 		t.Errorf("without its certificate: %v", err)
 	}
 }

@@ -22,6 +22,7 @@ const (
 	stackEnv     = "stack.env"
 	seedFile     = "seed.json"
 	sealingKeys  = "sealing-keys"
+	serviceKey   = "service-api-key"
 	dbPassword   = "database-password"
 	logsDir      = "logs"
 	postgresDir  = "postgres"

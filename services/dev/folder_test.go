@@ -133,8 +133,8 @@ func TestPorts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := len(p.listened()); n != 12 {
-			t.Errorf("%d ports, want 12: two are the same", n)
+		if n := len(p.listened()); n != 14 {
+			t.Errorf("%d ports, want 14: two are the same", n)
 		}
 		for port := range p.listened() {
 			if port < base || port >= base+100 || port > 65535 {
@@ -175,8 +175,8 @@ func TestSeedIsKept(t *testing.T) {
 	if info, err := os.Stat(f.path(seedFile)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the seed's mode: %v, %v", info.Mode(), err)
 	}
-	keys := map[string]bool{first.customer.apiKey: true, first.customer.serviceKey: true, first.supportAPIKey: true}
-	if len(keys) != 3 || keys[""] {
+	keys := map[string]bool{first.customers[0].apiKey: true, first.customers[0].serviceKey: true, first.customers[1].apiKey: true, first.supportAPIKey: true, first.serviceAPIKey: true}
+	if len(keys) != 5 || keys[""] {
 		t.Error("two identities share an API key")
 	}
 }

@@ -19,10 +19,11 @@ const (
 )
 
 // ports are the ports of one stack, all on 127.0.0.1 and within a hundred of
-// the base. The rest is kept free: base+30 to base+59 for the dedicated KMIP
-// ports of instances on node 1, base+60 to base+89 for the same on node 2.
+// the base. Instances' own KMIP ports lie from dedicated on, as advertised and
+// on node 1, and dedicatedPorts higher on node 2. The rest is kept free.
 type ports struct {
 	node             [2]int // KMIP
+	dedicated        int
 	nodeAdmin        [2]int
 	api, apiAdmin    int
 	postgres         int
@@ -30,6 +31,9 @@ type ports struct {
 	keyProtect, hpcs int
 	emulatorAdmin    int
 }
+
+// dedicatedPorts is how many instances can have a port of their own.
+const dedicatedPorts = 30
 
 // portsFrom lays the ports out from a base.
 func portsFrom(base int) (ports, error) {
@@ -47,6 +51,7 @@ func portsFrom(base int) (ports, error) {
 		keyProtect:    base + 12,
 		hpcs:          base + 13,
 		emulatorAdmin: base + 14,
+		dedicated:     base + 30,
 	}, nil
 }
 
@@ -57,6 +62,7 @@ func (p ports) listened() map[int]string {
 		p.api: "the API", p.apiAdmin: "the admin API", p.postgres: "PostgreSQL",
 		p.iam: "IAM", p.controller: "the resource controller", p.keyProtect: "Key Protect",
 		p.hpcs: "Hyper Protect Crypto Services", p.emulatorAdmin: "the emulator's health",
+		p.dedicated: "tenant 2 on node 1", p.dedicated + dedicatedPorts: "tenant 2 on node 2",
 	}
 }
 

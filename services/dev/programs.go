@@ -117,7 +117,10 @@ func (s *stack) controlEnv() []string {
 		"KMIP_API_ADDRESS="+address(s.ports.api),
 		"KMIP_ADMIN_ADDRESS="+address(s.ports.apiAdmin),
 		fmt.Sprintf("KMIP_SHARED_ENDPOINTS=%s:%d,%s:%d", sharedNames[0], s.ports.node[0], sharedNames[1], s.ports.node[1]),
+		fmt.Sprintf("KMIP_DEDICATED_ENDPOINTS=%s:%d-%d", dedicatedDomain, s.ports.dedicated, s.ports.dedicated+dedicatedPorts-1),
 		"KMIP_CA_FILE="+s.server.ca,
+		"KMIP_CA_KEY_FILE="+s.server.caKey,
+		"KMIP_TLS_CERTIFICATE_FILE="+s.server.chain,
 	)
 }
 
@@ -126,6 +129,7 @@ func (s *stack) nodeEnv(node int) []string {
 		fmt.Sprintf("KMIP_NODE_NAME=node-%d", node+1),
 		"KMIP_LISTEN="+address(s.ports.node[node]),
 		fmt.Sprintf("KMIP_ADVERTISED_PORT=%d", s.ports.node[node]),
+		fmt.Sprintf("KMIP_DEDICATED_PORT_OFFSET=%d", node*dedicatedPorts),
 		"KMIP_ADMIN_ADDRESS="+address(s.ports.nodeAdmin[node]),
 		"KMIP_TLS_CERTIFICATE_FILE="+s.server.chain,
 		"KMIP_TLS_KEY_FILE="+s.server.key,
@@ -139,5 +143,6 @@ func (s *stack) sharedEnv(role string) []string {
 		"KMIP_IAM_URL=" + baseURL(s.ports.iam),
 		fmt.Sprintf("KMIP_KEY_MANAGER_ENDPOINTS=kms/%s=%s,hs-crypto/%s=%s", region, baseURL(s.ports.keyProtect), region, baseURL(s.ports.hpcs)),
 		"KMIP_SEALING_KEYS_FILE=" + s.folder.path(sealingKeys),
+		"KMIP_SERVICE_API_KEY_FILE=" + s.folder.path(serviceKey),
 	}
 }

@@ -62,7 +62,7 @@ func (p *proof) run(ctx context.Context, got *played) error {
 	}
 
 	fmt.Fprint(p.out, "\nCompared\n")
-	p.check("both nodes gave the same bytes", sameBytes(got))
+	p.check(fmt.Sprintf("both nodes gave the same bytes, to vCenter and to %d hosts", len(got.vSAN)), sameBytes(got))
 	p.check("the host's key was made on node 1 and read on node 2 in the next connection", p.acrossNodes(got))
 	for n, key := range all {
 		p.opens(ctx, owners[n], key, all[1-n], found[string(key.ID)])
@@ -85,7 +85,7 @@ func (p *proof) where(whose string, key client.Fetched, standard cloudKey) {
 		{"made for the", strings.TrimSuffix(whose, "'s")},
 		{"is the standard key", standard.Name},
 		{"with the id", standard.ID},
-		{"in Key Protect instance", p.tenant.keyManager.GUID},
+		{"in the instance", p.tenant.keyManager.GUID},
 		{"wrapped by root key", p.tenant.rootKey},
 		{"SHA-256 when unwrapped", fmt.Sprintf("%x…", digest[:4])},
 	} {
@@ -93,16 +93,16 @@ func (p *proof) where(whose string, key client.Fetched, standard cloudKey) {
 	}
 }
 
-// sameBytes compares each key from the conversation with both nodes' answers
-// afterwards.
+// sameBytes compares each key from the conversation with what both nodes, and
+// every host of the vSAN cluster, got afterwards.
 func sameBytes(got *played) error {
-	for node, again := range got.again {
+	for n, again := range append(got.again[:], got.vSAN...) {
 		if len(again) != 2 {
-			return fmt.Errorf("node %d gave %d keys, not 2", node+1, len(again))
+			return fmt.Errorf("reader %d got %d keys, not 2", n+1, len(again))
 		}
-		for n, want := range []client.Fetched{got.vm, got.host} {
-			if again[n].ID != want.ID || !again[n].Key.Equal(want.Key) {
-				return fmt.Errorf("key %s has other bytes on node %d", want.ID, node+1)
+		for m, want := range []client.Fetched{got.vm, got.host} {
+			if again[m].ID != want.ID || !again[m].Key.Equal(want.Key) {
+				return fmt.Errorf("key %s has other bytes for reader %d", want.ID, n+1)
 			}
 		}
 	}

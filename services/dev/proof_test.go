@@ -62,7 +62,7 @@ func TestOtherBytesAreNoticed(t *testing.T) {
 	}
 	good := func() *played {
 		both := []client.Fetched{fetched("vm", vm), fetched("host", host)}
-		return &played{vm: both[0], host: both[1], again: [2][]client.Fetched{both, both}, madeOn: "a"}
+		return &played{vm: both[0], host: both[1], again: [2][]client.Fetched{both, both}, vSAN: [][]client.Fetched{both, both}, madeOn: "a"}
 	}
 	if err := sameBytes(good()); err != nil {
 		t.Error(err)
@@ -70,6 +70,9 @@ func TestOtherBytesAreNoticed(t *testing.T) {
 	for name, spoil := range map[string]func(*played){
 		"another key on node 2": func(p *played) {
 			p.again[1] = []client.Fetched{fetched("vm", vm), fetched("host", secret.Random(32))}
+		},
+		"another key on a host": func(p *played) {
+			p.vSAN[1] = []client.Fetched{fetched("vm", secret.Random(32)), fetched("host", host)}
 		},
 		"one key on node 1":   func(p *played) { p.again[0] = p.again[0][:1] },
 		"one key for both":    func(p *played) { p.host.Key = vm },

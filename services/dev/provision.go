@@ -17,33 +17,54 @@ import (
 
 // The names under which every run finds what an earlier one made.
 const (
-	instanceName = "local-1"
-	rootKeyName  = "kmip-root-key"
+	rootKeyName = "kmip-root-key"
 	// otherRootKeyName is a root key of the same customer that wraps nothing:
 	// the proof tries it.
 	otherRootKeyName = "unrelated-root-key"
 	keyRing          = "default"
 )
 
+// instanceName is the name of a customer's instance.
+func (c customer) instanceName() string { return fmt.Sprintf("local-%d", c.number) }
+
+// product is the name of what holds the customer's root key.
+func (c customer) product() string {
+	if c.keyManager.Service == serviceHPCS {
+		return "Hyper Protect Crypto Services"
+	}
+	return "Key Protect"
+}
+
 // tenantSetup is a customer's instance, ready for vCenter.
 type tenantSetup struct {
 	customer
 	instance     string // its id
+	suspended    bool   // somebody has done so: it can't be played
 	rootKey      string
 	otherRootKey string
+	own          *api.Endpoint // nil: it is reached at the shared endpoints
+	servers      [2]client.Config
 	clientFiles  clientFiles
 	certificate  tls.Certificate // of clientFiles
-	service      keyProtect      // the key manager as the instance's service ID sees it
+	service      keyProtect      // the key manager, as somebody sees it who may read its keys
+}
+
+// reached says where vCenter finds the tenant.
+func (t *tenantSetup) reached() string {
+	if t.own == nil {
+		return "the shared endpoints"
+	}
+	return fmt.Sprintf("its own endpoint %s:%d", t.own.Hostname, t.own.Port)
 }
 
 // clientFiles are PEM files for a KMIP client.
 type clientFiles struct{ certificate, key string }
 
 // clientCertificate makes a certificate as vCenter makes its own, once.
-func clientCertificate(f folder, now time.Time) (clientFiles, tls.Certificate, error) {
+func clientCertificate(f folder, number int, now time.Time) (clientFiles, tls.Certificate, error) {
 	files := clientFiles{
-		certificate: f.path(certificates, "vcenter-1.pem"),
-		key:         f.path(certificates, "vcenter-1-key.pem"),
+		certificate: f.path(certificates, fmt.Sprintf("vcenter-%d.pem", number)),
+		key:         f.path(certificates, fmt.Sprintf("vcenter-%d-key.pem", number)),
 	}
 	if pair, err := tls.LoadX509KeyPair(files.certificate, files.key); err == nil && now.Before(pair.Leaf.NotAfter) {
 		return files, pair, nil
@@ -63,20 +84,30 @@ func clientCertificate(f folder, now time.Time) (clientFiles, tls.Certificate, e
 }
 
 // provision does what a customer does, with the customer's API key, through
-// IAM, Key Protect and the REST API, and finds what an earlier run has done.
-func provision(ctx context.Context, f folder, p ports, who customer, report func(step, what string)) (*tenantSetup, error) {
+// IAM, the resource controller, the key manager and the REST API, and finds
+// what an earlier run has done.
+func provision(ctx context.Context, f folder, p ports, ca string, who customer, report func(step, what string)) (*tenantSetup, error) {
 	w := newWeb()
 	token, err := w.token(ctx, baseURL(p.iam), who.apiKey)
 	if err != nil {
 		return nil, fmt.Errorf("a token for the customer's administrator: %w", err)
 	}
-	serviceToken, err := w.token(ctx, baseURL(p.iam), who.serviceKey)
+	t := &tenantSetup{customer: who}
+	crn, err := w.resourceInstance(ctx, baseURL(p.controller), token, who.keyManager.Name)
 	if err != nil {
-		return nil, fmt.Errorf("a token for the customer's service ID: %w", err)
+		return nil, fmt.Errorf("the key manager among the account's instances: %w", err)
 	}
-	keys := keyProtect{web: w, base: baseURL(p.keyProtect), instance: who.keyManager.GUID, token: token}
-	t := &tenantSetup{customer: who, service: keys}
-	t.service.token = serviceToken
+	base := baseURL(p.keyProtect)
+	if who.keyManager.Service == serviceHPCS {
+		base = baseURL(p.hpcs)
+	}
+	keys := keyProtect{web: w, base: base, instance: who.keyManager.GUID, token: token}
+	t.service = keys
+	if who.serviceKey != "" {
+		if t.service.token, err = w.token(ctx, baseURL(p.iam), who.serviceKey); err != nil {
+			return nil, fmt.Errorf("a token for the customer's service ID: %w", err)
+		}
+	}
 
 	root, err := keys.rootKey(ctx, rootKeyName)
 	if err != nil {
@@ -93,24 +124,34 @@ func provision(ctx context.Context, f folder, p ports, who customer, report func
 	if err != nil {
 		return nil, err
 	}
-	instance, err := rest.instance(ctx)
+	instance, err := rest.instance(ctx, who.instanceName())
 	if err != nil {
 		return nil, err
 	}
-	t.instance = instance.ID
+	t.instance, t.suspended = instance.ID, instance.Suspended
 	report("instance", instance.ID)
-	if err := rest.keyManager(ctx, instance, t); err != nil {
+	if who.serviceKey == "" {
+		policy, err := w.serviceAuthorization(ctx, baseURL(p.iam), token, t)
+		if err != nil {
+			return nil, fmt.Errorf("the service authorization: %w", err)
+		}
+		report("service authorization", policy)
+	}
+	if err := rest.keyManager(ctx, instance, crn, t); err != nil {
 		return nil, err
 	}
 	report("key manager", who.keyManager.GUID)
-	if t.clientFiles, t.certificate, err = clientCertificate(f, time.Now()); err != nil {
+	if t.own, err = rest.ownEndpoint(ctx, t.instance); err != nil {
+		return nil, err
+	}
+	if t.clientFiles, t.certificate, err = clientCertificate(f, who.number, time.Now()); err != nil {
 		return nil, err
 	}
 	if err := rest.clientCertificate(ctx, t); err != nil {
 		return nil, err
 	}
 	report("client certificate", t.certificate.Leaf.Subject.CommonName)
-	return t, nil
+	return t, t.chooseServers(p, ca)
 }
 
 // rest is the customer's side of the REST API.
@@ -131,8 +172,8 @@ func unexpected(asked string, answer *http.Response, body []byte) error {
 	return &statusError{asked: asked, status: answer.StatusCode, body: string(body)}
 }
 
-// instance returns the customer's instance, created if there is none.
-func (r rest) instance(ctx context.Context) (api.Instance, error) {
+// instance returns the customer's instance of a name, created if there is none.
+func (r rest) instance(ctx context.Context, name string) (api.Instance, error) {
 	list, err := r.ListInstancesWithResponse(ctx)
 	if err != nil {
 		return api.Instance{}, err
@@ -141,11 +182,10 @@ func (r rest) instance(ctx context.Context) (api.Instance, error) {
 		return api.Instance{}, unexpected("GET /v1/instances", list.HTTPResponse, list.Body)
 	}
 	for _, instance := range list.JSON200.Instances {
-		if instance.Name == instanceName {
+		if instance.Name == name {
 			return instance, nil
 		}
 	}
-	name := instanceName
 	created, err := r.CreateInstanceWithResponse(ctx, api.InstancePrototype{Name: &name})
 	if err != nil {
 		return api.Instance{}, err
@@ -157,14 +197,16 @@ func (r rest) instance(ctx context.Context) (api.Instance, error) {
 }
 
 // keyManager connects the instance to the root key unless it is.
-func (r rest) keyManager(ctx context.Context, instance api.Instance, t *tenantSetup) error {
-	if m := instance.KeyManager; m != nil && m.RootKeyID == t.rootKey && m.InstanceCRN == t.keyManager.crn() {
+func (r rest) keyManager(ctx context.Context, instance api.Instance, crn string, t *tenantSetup) error {
+	if m := instance.KeyManager; m != nil && m.RootKeyID == t.rootKey && m.InstanceCRN == crn {
 		return nil
 	}
 	ring := keyRing
-	answer, err := r.ReplaceKeyManagerWithResponse(ctx, instance.ID, api.KeyManagerPrototype{
-		Type: api.KeyManagerTypeKeyProtect, InstanceCRN: t.keyManager.crn(), KeyRing: &ring, RootKeyID: t.rootKey, APIKey: &t.serviceKey,
-	})
+	settings := api.KeyManagerPrototype{Type: api.KeyManagerTypeHpcs, InstanceCRN: crn, KeyRing: &ring, RootKeyID: t.rootKey}
+	if t.serviceKey != "" {
+		settings.Type, settings.APIKey = api.KeyManagerTypeKeyProtect, &t.serviceKey
+	}
+	answer, err := r.ReplaceKeyManagerWithResponse(ctx, instance.ID, settings)
 	if err != nil {
 		return err
 	}
@@ -172,6 +214,21 @@ func (r rest) keyManager(ctx context.Context, instance api.Instance, t *tenantSe
 		return unexpected("PUT /v1/instances/{id}/key_manager", answer.HTTPResponse, answer.Body)
 	}
 	return nil
+}
+
+// ownEndpoint returns the endpoint that is the instance's alone, or nil.
+func (r rest) ownEndpoint(ctx context.Context, instance string) (*api.Endpoint, error) {
+	answer, err := r.ListEndpointsWithResponse(ctx, instance)
+	if err != nil {
+		return nil, err
+	}
+	if answer.JSON200 == nil {
+		return nil, unexpected("GET /v1/instances/{id}/endpoints", answer.HTTPResponse, answer.Body)
+	}
+	if e := answer.JSON200.Endpoints[0]; e.Hostname != sharedNames[0] {
+		return &e, nil
+	}
+	return nil, nil
 }
 
 // clientCertificate allows vCenter's certificate unless it is allowed.
@@ -205,22 +262,24 @@ func (r rest) clientCertificate(ctx context.Context, t *tenantSetup) error {
 	return nil
 }
 
-// servers are the two nodes as vCenter's two servers of one key provider.
-func (t *tenantSetup) servers(p ports, ca string) ([2]client.Config, error) {
+// chooseServers makes the two nodes vCenter's two servers of one key provider.
+func (t *tenantSetup) chooseServers(p ports, ca string) error {
 	text, err := os.ReadFile(ca)
 	if err != nil {
-		return [2]client.Config{}, err
+		return err
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(text) {
-		return [2]client.Config{}, errors.New(ca + " holds no certificate in PEM")
+		return errors.New(ca + " holds no certificate in PEM")
 	}
-	var servers [2]client.Config
-	for i := range servers {
-		servers[i] = client.Config{
-			Address: address(p.node[i]), ServerName: sharedNames[i], VerifyName: sharedNames[i],
-			RootCAs: roots, Certificate: &t.certificate,
+	for i := range t.servers {
+		port, name := p.node[i], sharedNames[i]
+		if t.own != nil {
+			port, name = int(t.own.Port)+i*dedicatedPorts, t.own.Hostname
+		}
+		t.servers[i] = client.Config{
+			Address: address(port), ServerName: name, VerifyName: name, RootCAs: roots, Certificate: &t.certificate,
 		}
 	}
-	return servers, nil
+	return nil
 }

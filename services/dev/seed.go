@@ -53,6 +53,7 @@ type seedIdentity struct {
 
 type seedServiceID struct {
 	ID      string       `json:"id"`
+	Service string       `json:"service,omitempty"` // whose instances it may act for
 	Name    string       `json:"name"`
 	Account string       `json:"account"`
 	APIKey  string       `json:"api_key"`
@@ -70,20 +71,25 @@ type seedAccess struct {
 const (
 	serviceVMware = "vmware-solutions"
 	serviceKMS    = "kms"
+	serviceHPCS   = "hs-crypto"
 )
 
 // customer is one account with what its administrator starts from.
 type customer struct {
+	number     int    // 1: on Key Protect, 2: on HPCS
 	account    string // 32 hexadecimal digits
 	apiKey     string // of the administrator
 	keyManager seedInstance
-	serviceKey string // API key of the service ID that the instance works with
+	// serviceKey is the API key of the service ID that the instance works with;
+	// empty: it works under a service authorization.
+	serviceKey string
 }
 
 // cast is who acts in a stack.
 type cast struct {
-	customer      customer // tenant 1, on Key Protect
+	customers     [2]customer
 	supportAPIKey string
+	serviceAPIKey string // of the operator's own service ID, which acts for instances
 }
 
 // castFrom reads the seed file, adds what is missing and writes it back.
@@ -110,22 +116,29 @@ func (s *seed) complete() cast {
 	keys := s.instance(serviceKMS, first.ID, "Keys of customer 1")
 	admin := s.user("Ada Admin", "ada@customer-1.example", first.ID,
 		seedAccess{Service: serviceVMware, Roles: []string{"Administrator"}},
-		seedAccess{Service: serviceKMS, Instance: keys.GUID, Roles: []string{"Manager"}})
+		seedAccess{Service: serviceKMS, Instance: keys.GUID, Roles: []string{"Viewer", "Manager"}})
 	service := s.serviceID("kmip-for-vmware", first.ID,
 		seedAccess{Service: serviceKMS, Instance: keys.GUID, Roles: []string{"Viewer", "Manager"}})
 
-	// The second customer sees nothing of the first.
 	second := s.account("Customer 2")
-	s.user("Ben Boss", "ben@customer-2.example", second.ID,
-		seedAccess{Service: serviceVMware, Roles: []string{"Administrator"}})
+	crypto := s.instance(serviceHPCS, second.ID, "Crypto of customer 2")
+	boss := s.user("Ben Boss", "ben@customer-2.example", second.ID,
+		seedAccess{Service: serviceVMware, Roles: []string{"Administrator"}},
+		seedAccess{Service: serviceHPCS, Instance: crypto.GUID, Roles: []string{"Administrator", "Manager"}})
 
 	operator := s.account("Operator")
 	support := s.user("Sam Support", "sam@operator.example", operator.ID,
 		seedAccess{Service: serviceVMware, Roles: []string{"Support"}})
 
+	ours := s.serviceID("kmip-for-vmware-operator", operator.ID)
+	ours.Service = serviceVMware
+
 	return cast{
-		customer:      customer{account: first.ID, apiKey: admin.APIKey, keyManager: *keys, serviceKey: service.APIKey},
-		supportAPIKey: support.APIKey,
+		customers: [2]customer{
+			{number: 1, account: first.ID, apiKey: admin.APIKey, keyManager: *keys, serviceKey: service.APIKey},
+			{number: 2, account: second.ID, apiKey: boss.APIKey, keyManager: *crypto},
+		},
+		supportAPIKey: support.APIKey, serviceAPIKey: ours.APIKey,
 	}
 }
 

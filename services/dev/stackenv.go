@@ -80,8 +80,8 @@ func (e *environment) write() error {
 }
 
 // variables are the lines of stack.env but the process ids.
-func (s *stack) variables(t *tenantSetup) []variable {
-	p := s.ports
+func (s *stack) variables(tenants [2]*tenantSetup) []variable {
+	p, t, second := s.ports, tenants[0], tenants[1]
 	return []variable{
 		{"API_URL", baseURL(p.api)},
 		{"ADMIN_URL", baseURL(p.apiAdmin)},
@@ -111,18 +111,17 @@ func (s *stack) variables(t *tenantSetup) []variable {
 		{"KP_INSTANCE_ID", t.keyManager.GUID},
 		{"KP_ROOT_KEY_ID", t.rootKey},
 
-		// A second tenant, on Hyper Protect Crypto Services: none yet.
-		{"KMIP2_HOST", ""},
-		{"KMIP2_PORT", ""},
-		{"KMIP2_PORT_2", ""},
-		{"KMIP2_SNI", ""},
-		{"KMIP2_CA", ""},
-		{"KMIP2_CERT", ""},
-		{"KMIP2_KEY", ""},
-		{"INSTANCE2_ID", ""},
-		{"ACCOUNT2_ID", ""},
-		{"API2_KEY", ""},
-		{"KP2_INSTANCE_ID", ""},
-		{"KP2_ROOT_KEY_ID", ""},
+		{"KMIP2_HOST", "127.0.0.1"},
+		{"KMIP2_PORT", strconv.Itoa(int(second.own.Port))},
+		{"KMIP2_PORT_2", strconv.Itoa(int(second.own.Port) + dedicatedPorts)},
+		{"KMIP2_SNI", second.own.Hostname},
+		{"KMIP2_CA", s.server.ca},
+		{"KMIP2_CERT", second.clientFiles.certificate},
+		{"KMIP2_KEY", second.clientFiles.key},
+		{"INSTANCE2_ID", second.instance},
+		{"ACCOUNT2_ID", second.account},
+		{"API2_KEY", second.apiKey},
+		{"KP2_INSTANCE_ID", second.keyManager.GUID},
+		{"KP2_ROOT_KEY_ID", second.rootKey},
 	}
 }
