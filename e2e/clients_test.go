@@ -23,7 +23,7 @@ import (
 
 // tenants are the tenants of a cell that clients of others are driven against:
 // what their names in stack.env begin with.
-var tenants = []string{"KMIP"}
+var tenants = []string{"KMIP", "KMIP2"}
 
 // tenant is what such a client is told: addresses and PEM files.
 type tenant struct {

@@ -9,11 +9,18 @@ require (
 	github.com/rogpeppe/go-internal v1.16.0
 )
 
-require github.com/IBM/platform-services-go-sdk v0.103.0
+require (
+	github.com/IBM/platform-services-go-sdk v0.103.0
+	github.com/jackc/pgx/v5 v5.12.0
+)
 
 require github.com/sony/gobreaker/v2 v2.4.0 // indirect
 
-require golang.org/x/sync v0.24.0 // indirect
+require (
+	github.com/jackc/pgpassfile v1.0.0 // indirect
+	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
+	golang.org/x/sync v0.24.0 // indirect
+)
 
 require (
 	github.com/IBM/go-sdk-core/v5 v5.25.3

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -26,18 +27,55 @@ type instance struct {
 	certificateID string
 	rootKey       string
 	certificate   *tls.Certificate
-	customer      keyProtect // the account's user on its Key Protect instance
+	customer      keyProtect // the account's user on its key manager
 	bearer        string
+	own           *ownEndpoint // nil: it is reached at the shared endpoints
 }
 
-// newInstance makes an instance in account 1, ready for KMIP.
+// ownEndpoint is a host name and port of one instance alone, as advertised.
+type ownEndpoint struct {
+	HostName string `json:"hostname"`
+	Port     int    `json:"port"`
+}
+
+// newInstance makes an instance in account 1 on Key Protect, ready for KMIP at
+// the shared endpoints.
 func newInstance(t *testing.T, c *cell) *instance {
 	t.Helper()
 	env := c.env(t)
 	i := &instance{cell: c, env: env, bearer: token(t, env["IAM_URL"], env["API_KEY"])}
 	i.customer = keyProtect{env["KP_URL"], env["KP_INSTANCE_ID"], i.bearer}
-	i.rootKey = i.customer.createRootKey(t)
+	i.make(t)
+	i.connect(t, map[string]any{
+		"type": "key_protect", "instance_crn": keyProtectCRN(env), "key_ring": "default", "api_key": env["KP_SERVICE_API_KEY"],
+	})
+	return i
+}
 
+// newDedicated makes an instance in account 2 on HPCS, under a service
+// authorization and at an endpoint of its own.
+func newDedicated(t *testing.T, c *cell) *instance {
+	t.Helper()
+	i := newUnconnected(t, c)
+	i.authorize(t)
+	i.connect(t, map[string]any{"type": "hpcs", "instance_crn": hpcsCRN(i.env)})
+	return i
+}
+
+// newUnconnected makes an instance in account 2 that has no key manager yet.
+func newUnconnected(t *testing.T, c *cell) *instance {
+	t.Helper()
+	env := c.env(t)
+	i := &instance{cell: c, env: env, bearer: token(t, env["IAM_URL"], env["API2_KEY"])}
+	i.customer = keyProtect{env["HPCS_URL"], env["KP2_INSTANCE_ID"], i.bearer}
+	i.make(t)
+	return i
+}
+
+// make creates root key and instance.
+func (i *instance) make(t *testing.T) {
+	t.Helper()
+	i.rootKey = i.customer.createRootKey(t)
 	var made struct {
 		ID     string `json:"id"`
 		Status string `json:"status"`
@@ -48,21 +86,62 @@ func newInstance(t *testing.T, c *cell) *instance {
 		t.Fatalf("creating an instance: status %d, %s", a.status, a.body)
 	}
 	i.id = made.ID
+}
 
-	a = i.api(t, http.MethodPut, "/v1/instances/"+i.id+"/key_manager", map[string]any{
-		"type": "key_protect", "instance_crn": keyProtectCRN(env), "key_ring": "default",
-		"root_key_id": i.rootKey, "api_key": env["KP_SERVICE_API_KEY"],
-	})
-	if a.status != http.StatusOK {
+// connect gives the instance its key manager and a client certificate, and
+// waits until both nodes serve it.
+func (i *instance) connect(t *testing.T, settings map[string]any) {
+	t.Helper()
+	settings["root_key_id"] = i.rootKey
+	if a := i.api(t, http.MethodPut, "/v1/instances/"+i.id+"/key_manager", settings); a.status != http.StatusOK {
 		t.Fatalf("configuring the key manager: status %d, %s", a.status, a.body)
+	}
+	var list struct {
+		Endpoints []ownEndpoint `json:"endpoints"`
+	}
+	i.api(t, http.MethodGet, "/v1/instances/"+i.id+"/endpoints", nil).decode(t, &list)
+	if len(list.Endpoints) == 1 {
+		i.own = &list.Endpoints[0]
 	}
 	i.certificate, i.certificateID = i.addCertificate(t)
 	i.awaitAdmission(t, i.certificate)
-	return i
 }
 
 func keyProtectCRN(env map[string]string) string {
 	return "crn:v1:bluemix:public:kms:us-south:a/" + env["ACCOUNT_ID"] + ":" + env["KP_INSTANCE_ID"] + "::"
+}
+
+func hpcsCRN(env map[string]string) string {
+	return "crn:v1:bluemix:public:hs-crypto:us-south:a/" + env["ACCOUNT2_ID"] + ":" + env["KP2_INSTANCE_ID"] + "::"
+}
+
+// authorize creates the service authorization from the instance to HPCS, as
+// IBM's manual has it, and returns the path of the policy.
+func (i *instance) authorize(t *testing.T) string {
+	t.Helper()
+	attribute := func(name, value string) map[string]any { return map[string]any{"name": name, "value": value} }
+	account := attribute("accountId", i.env["ACCOUNT2_ID"])
+	a := call(t, http.MethodPost, i.env["IAM_POLICY_URL"]+"/v1/policies", map[string]string{"Authorization": "Bearer " + i.bearer}, map[string]any{
+		"type": "authorization",
+		"subjects": []any{map[string]any{"attributes": []any{
+			account, attribute("serviceName", "vmware-solutions"), attribute("serviceInstance", i.id),
+		}}},
+		"roles": []any{
+			map[string]any{"role_id": "crn:v1:bluemix:public:iam::::role:Viewer"},
+			map[string]any{"role_id": "crn:v1:bluemix:public:hs-crypto::::serviceRole:VMwareKMIPManager"},
+		},
+		"resources": []any{map[string]any{"attributes": []any{
+			account, attribute("serviceName", "hs-crypto"), attribute("serviceInstance", i.env["KP2_INSTANCE_ID"]),
+		}}},
+	})
+	var made struct {
+		ID string `json:"id"`
+	}
+	a.decode(t, &made)
+	if a.status != http.StatusCreated || made.ID == "" {
+		t.Fatalf("creating the service authorization: status %d, %s", a.status, a.body)
+	}
+	return i.env["IAM_POLICY_URL"] + "/v1/policies/" + made.ID
 }
 
 // api calls the REST API as the account's user.
@@ -106,7 +185,29 @@ var nodes = []string{"KMIP_PORT", "KMIP_PORT_2"}
 // config says how to reach a node with a certificate.
 func (i *instance) config(t *testing.T, node string, certificate *tls.Certificate) client.Config {
 	t.Helper()
-	return kmipConfig(t, i.env["KMIP_HOST"]+":"+i.env[node], i.env["KMIP_SNI"], i.env["KMIP_CA"], certificate)
+	if i.own == nil {
+		return i.shared(t, node, i.env["KMIP_SNI"], certificate)
+	}
+	port := i.own.Port
+	if node == nodes[1] { // an offset tells node 2's ports apart on one address
+		port += number(t, i.env["KMIP2_PORT_2"]) - number(t, i.env["KMIP2_PORT"])
+	}
+	return kmipConfig(t, i.env["KMIP_HOST"]+":"+strconv.Itoa(port), i.own.HostName, i.env["KMIP_CA"], certificate)
+}
+
+// shared says how to reach a node's shared port under a server name.
+func (i *instance) shared(t *testing.T, node, serverName string, certificate *tls.Certificate) client.Config {
+	t.Helper()
+	return kmipConfig(t, i.env["KMIP_HOST"]+":"+i.env[node], serverName, i.env["KMIP_CA"], certificate)
+}
+
+func number(t *testing.T, text string) int {
+	t.Helper()
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func kmipConfig(t *testing.T, address, serverName, ca string, certificate *tls.Certificate) client.Config {

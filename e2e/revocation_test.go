@@ -73,8 +73,8 @@ func TestRootKeyDisabled(t *testing.T) {
 func TestForeignObjectOverTheWire(t *testing.T) {
 	t.Parallel()
 	c := sharedCell(t)
-	one, two := newInstance(t, c), newInstance(t, c)
-	for _, pair := range [][2]*instance{{one, two}, {two, one}} {
+	one, neighbour, two := newInstance(t, c), newInstance(t, c), newDedicated(t, c)
+	for _, pair := range [][2]*instance{{one, neighbour}, {one, two}, {two, one}} {
 		owner, stranger := pair[0], pair[1]
 		id := owner.create(t, nodes[0])
 		conn := stranger.dial(t, nodes[1])

@@ -19,14 +19,13 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/wire/client"
 )
 
-// stackNames are the names that stack.env has; those after the bar are empty
-// until there is a second tenant.
+// stackNames are the names that stack.env has.
 const stackNames = `API_URL ADMIN_URL CONSOLE_URL IAM_URL IAM_POLICY_URL RC_URL KP_URL HPCS_URL EMULATOR_ADMIN_URL
 	DATABASE_URL NODE1_ADMIN_URL NODE2_ADMIN_URL CONTROL_PID NODE1_PID NODE2_PID EMULATOR_PID
 	POSTGRES_PID SUPPORT_API_KEY KP_SERVICE_API_KEY
 	KMIP_HOST KMIP_PORT KMIP_PORT_2 KMIP_SNI KMIP_CA KMIP_CERT KMIP_KEY INSTANCE_ID ACCOUNT_ID
 	API_KEY KP_INSTANCE_ID KP_ROOT_KEY_ID
-	| KMIP2_HOST KMIP2_PORT KMIP2_PORT_2 KMIP2_SNI KMIP2_CA KMIP2_CERT KMIP2_KEY INSTANCE2_ID ACCOUNT2_ID
+	KMIP2_HOST KMIP2_PORT KMIP2_PORT_2 KMIP2_SNI KMIP2_CA KMIP2_CERT KMIP2_KEY INSTANCE2_ID ACCOUNT2_ID
 	API2_KEY KP2_INSTANCE_ID KP2_ROOT_KEY_ID`
 
 func TestStackEnv(t *testing.T) {
@@ -36,19 +35,14 @@ func TestStackEnv(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(c.dir, "stack.env")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("stack.env: %v, %v, want mode 0600", info.Mode(), err)
 	}
-	now, later, _ := strings.Cut(stackNames, "|")
-	for _, name := range strings.Fields(now) {
+	names := strings.Fields(stackNames)
+	for _, name := range names {
 		if env[name] == "" && name != "CONSOLE_URL" {
 			t.Errorf("%s is empty or missing", name)
 		}
 	}
-	for _, name := range strings.Fields(later) {
-		if value, there := env[name]; !there || value != "" {
-			t.Errorf("%s is %q (there: %t), want empty", name, value, there)
-		}
-	}
-	if want := len(strings.Fields(now)) + len(strings.Fields(later)); len(env) != want {
-		t.Errorf("stack.env has %d names, want %d", len(env), want)
+	if len(env) != len(names) {
+		t.Errorf("stack.env has %d names, want %d", len(env), len(names))
 	}
 
 	url := regexp.MustCompile(`^http://127\.0\.0\.1:(\d+)$`)
@@ -69,7 +63,7 @@ func TestStackEnv(t *testing.T) {
 			if err != nil || syscall.Kill(pid, 0) != nil {
 				t.Errorf("%s: no process %s", name, value)
 			}
-		case slices.Contains([]string{"KMIP_CA", "KMIP_CERT", "KMIP_KEY"}, name):
+		case slices.Contains([]string{"KMIP_CA", "KMIP_CERT", "KMIP_KEY", "KMIP2_CA", "KMIP2_CERT", "KMIP2_KEY"}, name):
 			if info, err := os.Stat(value); err != nil || !filepath.IsAbs(value) || info.Size() == 0 {
 				t.Errorf("%s is %s: %v", name, value, err)
 			}
@@ -106,6 +100,23 @@ func first(t *testing.T, c *cell) *instance {
 	i := &instance{cell: c, env: env, id: env["INSTANCE_ID"], rootKey: env["KP_ROOT_KEY_ID"], certificate: &pair}
 	i.bearer = token(t, env["IAM_URL"], env["API_KEY"])
 	i.customer = keyProtect{env["KP_URL"], env["KP_INSTANCE_ID"], i.bearer}
+	return i
+}
+
+// second is tenant 2 of a cell, as stack.env gives it.
+func second(t *testing.T, c *cell) *instance {
+	t.Helper()
+	env := c.env(t)
+	pair, err := tls.LoadX509KeyPair(env["KMIP2_CERT"], env["KMIP2_KEY"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := &instance{
+		cell: c, env: env, id: env["INSTANCE2_ID"], rootKey: env["KP2_ROOT_KEY_ID"], certificate: &pair,
+		own: &ownEndpoint{HostName: env["KMIP2_SNI"], Port: number(t, env["KMIP2_PORT"])},
+	}
+	i.bearer = token(t, env["IAM_URL"], env["API2_KEY"])
+	i.customer = keyProtect{env["HPCS_URL"], env["KP2_INSTANCE_ID"], i.bearer}
 	return i
 }
 

@@ -15,31 +15,29 @@ import (
 // maxRefusals is how many refusals ListRefusals returns.
 const maxRefusals = 200
 
-// Refusal counts what was turned away from one source for one cause within a
-// minute. Server name, port, client certificate and node are the latest one's.
-type Refusal struct {
-	Cause      tenant.Cause
-	Source     netip.Addr // zero: beyond the day's cap, counted by cause alone
-	ServerName string     // SNI; empty without
-	Port       uint16     // as advertised
-	Client     tenant.Fingerprint
-	HasClient  bool
-	Node       string
-	Times      int64
-	FirstAt    time.Time
-	LastAt     time.Time
+// Refused is who was turned away for what: what refusals are counted by.
+type Refused struct {
+	Addressed tenant.ID // whose own name or port was used; empty: a shared endpoint
+	Cause     tenant.Cause
+	Source    netip.Addr // zero: beyond a cap, not told apart
 }
 
-// Refused is what is told apart of those that are turned away, before it is
-// stored.
-type Refused struct {
-	Addressed  tenant.ID // whose own name or port was used; empty: a shared endpoint
-	Cause      tenant.Cause
-	Source     netip.Addr // zero: not told apart
-	ServerName string     // valid UTF-8 without NUL
-	Port       uint16     // as advertised
+// Seen is what the latest of those that are counted together has shown.
+type Seen struct {
+	ServerName string // SNI, valid UTF-8 without NUL; empty without
+	Port       uint16 // as advertised
 	Client     tenant.Fingerprint
 	HasClient  bool
+	Times      int64 // how many are counted
+}
+
+// Refusal is one row of the record: a minute, or a day without sources.
+type Refusal struct {
+	Refused
+	Seen
+	Node    string // the latest one's
+	FirstAt time.Time
+	LastAt  time.Time
 }
 
 // nobody stands for the shared endpoints, which are no instance's own.
@@ -47,7 +45,7 @@ const nobody = "00000000-0000-0000-0000-000000000000"
 
 // CountRefused adds to the refusals on record. Those of an instance beyond 1,000
 // rows a day are counted by cause alone; rows are kept for 30 days.
-func (r *Reports) CountRefused(ctx context.Context, counted map[Refused]int64) error {
+func (r *Reports) CountRefused(ctx context.Context, counted map[Refused]Seen) error {
 	type row struct {
 		Instance    string       `json:"instance"`
 		Cause       tenant.Cause `json:"cause"`
@@ -58,16 +56,16 @@ func (r *Reports) CountRefused(ctx context.Context, counted map[Refused]int64) e
 		Times       int64        `json:"times"`
 	}
 	rows := make([]row, 0, len(counted))
-	for c, times := range counted {
-		x := row{Instance: nobody, Cause: c.Cause, ServerName: c.ServerName, Port: c.Port, Times: times}
-		if c.Addressed != "" {
-			x.Instance = string(c.Addressed)
+	for who, seen := range counted {
+		x := row{Instance: nobody, Cause: who.Cause, ServerName: seen.ServerName, Port: seen.Port, Times: seen.Times}
+		if who.Addressed != "" {
+			x.Instance = string(who.Addressed)
 		}
-		if c.Source.IsValid() {
-			x.Source = &c.Source
+		if who.Source.IsValid() {
+			x.Source = &who.Source
 		}
-		if c.HasClient {
-			text := c.Client.String()
+		if seen.HasClient {
+			text := seen.Client.String()
 			x.Fingerprint = &text
 		}
 		rows = append(rows, x)
@@ -93,8 +91,12 @@ func (s *Instances) ListRefusals(ctx context.Context, account string, id tenant.
 		rows, err := q.ListRefusals(ctx, queries.ListRefusalsParams{InstanceID: string(id), Most: maxRefusals})
 		for _, row := range rows {
 			r := Refusal{
-				Cause: tenant.Cause(row.Cause), ServerName: row.ServerName, Port: uint16(row.Port), //nolint:gosec // written from 16 bits
-				HasClient: row.Fingerprint != nil, Node: row.Node, Times: row.Times, FirstAt: row.FirstAt, LastAt: row.LastAt,
+				Refused: Refused{Addressed: id, Cause: tenant.Cause(row.Cause)},
+				Seen: Seen{
+					ServerName: row.ServerName, Port: uint16(row.Port), //nolint:gosec // written from 16 bits
+					HasClient: row.Fingerprint != nil, Times: row.Times,
+				},
+				Node: row.Node, FirstAt: row.FirstAt, LastAt: row.LastAt,
 			}
 			copy(r.Client[:], row.Fingerprint)
 			if row.Source != "" {

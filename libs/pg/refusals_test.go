@@ -17,14 +17,13 @@ func TestRefusals(t *testing.T) {
 	mine, theirs := newInstance(t, f.instances, account, "mine"), newInstance(t, f.instances, stranger, "theirs")
 	r := NewReports(openAs(t, f.database, "kmip_node"), "node-1")
 	client := tenant.Fingerprint{7}
-	one := Refused{
-		Addressed: mine.ID, Cause: tenant.UnknownCertificate, Source: source,
-		ServerName: "mine.example.com", Port: 7000, Client: client, HasClient: true,
-	}
+	one := Refused{Addressed: mine.ID, Cause: tenant.UnknownCertificate, Source: source}
+	shown := Seen{ServerName: "mine.example.com", Port: 7000, Client: client, HasClient: true, Times: 2}
 	shared, foreign := one, one
 	shared.Addressed, foreign.Addressed = "", theirs.ID
-	none := Refused{Addressed: mine.ID, Cause: tenant.NoCertificate, Source: netip.MustParseAddr("2001:db8::1"), Port: 7000}
-	for _, batch := range []map[Refused]int64{{one: 2, shared: 2, foreign: 2}, {one: 2, none: 1}, nil} {
+	none := Refused{Addressed: mine.ID, Cause: tenant.NoCertificate, Source: netip.MustParseAddr("2001:db8::1")}
+	nothing := Seen{Port: 7000, Times: 1}
+	for _, batch := range []map[Refused]Seen{{one: nothing}, {one: shown, shared: shown, foreign: shown}, {one: shown, none: nothing}, nil} {
 		if err := r.CountRefused(t.Context(), batch); err != nil {
 			t.Fatal(err)
 		}
@@ -36,16 +35,16 @@ func TestRefusals(t *testing.T) {
 	count := map[tenant.Cause]int64{}
 	for _, g := range got {
 		count[g.Cause] += g.Times
-		want := one
+		want, latest := one, shown
 		if g.Cause == tenant.NoCertificate {
-			want = none
+			want, latest = none, nothing
 		}
-		if g.Source != want.Source || g.ServerName != want.ServerName || g.Port != want.Port || g.Client != want.Client ||
-			g.HasClient != want.HasClient || g.Node != "node-1" || g.LastAt.Before(g.FirstAt) {
-			t.Errorf("refusal %+v, want %+v", g, want)
+		latest.Times = g.Times
+		if g.Refused != want || g.Seen != latest || g.Node != "node-1" || g.LastAt.Before(g.FirstAt) {
+			t.Errorf("refusal %+v, want %+v, %+v", g, want, latest)
 		}
 	}
-	if count[tenant.UnknownCertificate] != 4 || count[tenant.NoCertificate] != 1 {
+	if count[tenant.UnknownCertificate] != 5 || count[tenant.NoCertificate] != 1 {
 		t.Errorf("counted %v", count)
 	}
 	for name, where := range map[string]tenant.ID{"a foreign instance": theirs.ID, "the shared endpoints": nobody} {
@@ -75,13 +74,13 @@ func TestRefusalsHaveADailyCap(t *testing.T) {
 	r := NewReports(openAs(t, f.database, "kmip_node"), "node-1")
 	const flood = 1100
 	address := netip.MustParseAddr("10.0.0.1")
-	batch := make(map[Refused]int64)
+	batch := make(map[Refused]Seen)
 	for range flood {
-		batch[Refused{Addressed: mine.ID, Cause: tenant.NoCertificate, Source: address, Port: 7000}] = 3
+		batch[Refused{Addressed: mine.ID, Cause: tenant.NoCertificate, Source: address}] = Seen{Port: 7000, Times: 3}
 		address = address.Next()
 	}
-	other := Refused{Addressed: theirs.ID, Cause: tenant.NoCertificate, Source: source, Port: 7001}
-	batch[other] = 1
+	other := Refused{Addressed: theirs.ID, Cause: tenant.NoCertificate, Source: source}
+	batch[other] = Seen{Port: 7001, Times: 1}
 	if err := r.CountRefused(t.Context(), batch); err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +99,7 @@ func TestRefusalsHaveADailyCap(t *testing.T) {
 
 	// After 30 days they are gone.
 	run(t, superuser(t, f.database), "UPDATE refusals SET minute = minute - interval '31 days' WHERE instance_id = $1", string(mine.ID))
-	if err := r.CountRefused(t.Context(), map[Refused]int64{other: 1}); err != nil {
+	if err := r.CountRefused(t.Context(), map[Refused]Seen{other: batch[other]}); err != nil {
 		t.Fatal(err)
 	}
 	if list, err := f.instances.ListRefusals(t.Context(), account, mine.ID); err != nil || len(list) != 0 {
@@ -113,7 +112,7 @@ func TestRefusalsWithoutSourceAreCountedByDay(t *testing.T) {
 	mine := newInstance(t, f.instances, account, "mine")
 	r := NewReports(openAs(t, f.database, "kmip_node"), "node-1")
 	for n := range 2 {
-		batch := map[Refused]int64{{Addressed: mine.ID, Cause: "no_tls", Port: 7000}: int64(n + 1)}
+		batch := map[Refused]Seen{{Addressed: mine.ID, Cause: "no_tls"}: {Port: 7000, Times: int64(n + 1)}}
 		if err := r.CountRefused(t.Context(), batch); err != nil {
 			t.Fatal(err)
 		}

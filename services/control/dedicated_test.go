@@ -202,16 +202,15 @@ func TestRefusals(t *testing.T) {
 		tenant.NoCertificate, tenant.UnknownCertificate, tenant.ForeignCertificate, tenant.ExpiredCertificate, tenant.SuspendedTenant,
 		tenant.Unconfigured, "no_tls", "too_many_connections_of_tenant", "source_too_fast", "too_many_handshakes",
 	}
-	counted := map[pg.Refused]int64{
-		{Addressed: id(theirs), Cause: tenant.NoCertificate, Source: netip.MustParseAddr("192.0.2.1"), Port: 7001}: 5,
-		{Cause: tenant.UnknownCertificate, Source: netip.MustParseAddr("192.0.2.2"), Port: 5696}:                   5,
-		{Addressed: id(mine), Cause: tenant.NoCertificate, Port: 7000}:                                             5,
+	counted := map[pg.Refused]pg.Seen{
+		{Addressed: id(theirs), Cause: tenant.NoCertificate, Source: netip.MustParseAddr("192.0.2.1")}: {Port: 7001, Times: 5},
+		{Cause: tenant.UnknownCertificate, Source: netip.MustParseAddr("192.0.2.2")}:                   {Port: 5696, Times: 5},
+		{Addressed: id(mine), Cause: tenant.NoCertificate}:                                             {Port: 7000, Times: 5},
 	}
 	for _, cause := range causes {
-		counted[pg.Refused{
-			Addressed: id(mine), Cause: cause, Source: netip.MustParseAddr("192.0.2.3"), ServerName: "x.kmip.test", Port: 7000,
-			Client: tenant.Fingerprint{1}, HasClient: true,
-		}] = 2
+		counted[pg.Refused{Addressed: id(mine), Cause: cause, Source: netip.MustParseAddr("192.0.2.3")}] = pg.Seen{
+			ServerName: "x.kmip.test", Port: 7000, Client: tenant.Fingerprint{1}, HasClient: true, Times: 2,
+		}
 	}
 	if err := pg.NewReports(node, "node-1").CountRefused(t.Context(), counted); err != nil {
 		t.Fatal(err)

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -121,36 +120,24 @@ func TestDedicatedPort(t *testing.T) {
 			t.Errorf("%s: %v, want cause %q", name, err, c.want)
 		}
 	}
-	want := map[pg.Refused]int64{}
-	for _, refused := range []struct {
-		cause       tenant.Cause
-		addressed   tenant.ID
-		name        string
-		port        uint16
-		certificate []byte
-	}{
-		{tenant.NotShared, "", "", 5696, r.two.Certificate[0]},
-		{tenant.NotShared, "", "kmip-1.example.com", 5696, r.two.Certificate[0]},
-		{tenant.ForeignCertificate, "two", "", advertised, r.one.Certificate[0]},
-		{tenant.ForeignCertificate, "two", "two.example.com", 5696, r.one.Certificate[0]},
-		{tenant.ForeignCertificate, "two", "two.example.com", advertised, r.one.Certificate[0]},
-		{tenant.NoCertificate, "two", "", advertised, nil},
-	} {
-		one := pg.Refused{Addressed: refused.addressed, Cause: refused.cause, Source: loopback, ServerName: refused.name, Port: refused.port}
-		if refused.certificate != nil {
-			one.Client, one.HasClient = tenant.FingerprintOf(refused.certificate), true
-		}
-		want[one] = 1
-	}
 	r.finalMetrics(t)
 	got := r.refusals.take()
-	for one, times := range want {
-		if got[one] != times {
-			t.Errorf("%d refusals %+v on record, want %d", got[one], one, times)
+	want := map[pg.Refused]int64{
+		{Cause: tenant.NotShared, Source: loopback}:                            2,
+		{Addressed: "two", Cause: tenant.ForeignCertificate, Source: loopback}: 3,
+		{Addressed: "two", Cause: tenant.NoCertificate, Source: loopback}:      1,
+	}
+	for who, times := range want {
+		if got[who].Times != times {
+			t.Errorf("%+v on record %d times, want %d", who, got[who].Times, times)
 		}
 	}
 	if len(got) != len(want) {
-		t.Errorf("%d kinds of refusals on record, want %d", len(got), len(want))
+		t.Errorf("on record: %+v", got)
+	}
+	foreign := got[pg.Refused{Addressed: "two", Cause: tenant.ForeignCertificate, Source: loopback}]
+	if !foreign.HasClient || foreign.Client != tenant.FingerprintOf(r.one.Certificate[0]) || foreign.Port != 5696 && foreign.Port != advertised {
+		t.Errorf("the latest foreign certificate: %+v", foreign)
 	}
 }
 
@@ -248,16 +235,18 @@ func TestDoorIsTaken(t *testing.T) {
 
 // TestRefusalsInMemoryAreBounded counts more kinds than are told apart.
 func TestRefusalsInMemoryAreBounded(t *testing.T) {
-	r := refusals{counted: make(map[pg.Refused]int64)}
-	for n := range 2 * maxRefusals {
-		r.add(map[pg.Refused]int64{{Cause: tenant.NoCertificate, Source: loopback, ServerName: strings.Repeat("x", n), Port: 5696}: 1})
+	r := refusals{counted: make(map[pg.Refused]pg.Seen)}
+	address := netip.MustParseAddr("10.0.0.1")
+	for range 2 * maxRefusals {
+		r.add(map[pg.Refused]pg.Seen{{Cause: tenant.NoCertificate, Source: address}: {Port: 5696, Times: 1}})
+		address = address.Next()
 	}
 	all := r.take()
 	total := int64(0)
-	for _, times := range all {
-		total += times
+	for _, seen := range all {
+		total += seen.Times
 	}
-	if len(all) != maxRefusals+1 || total != 2*maxRefusals || all[pg.Refused{Cause: tenant.NoCertificate, Port: 5696}] != maxRefusals {
+	if len(all) != maxRefusals+1 || total != 2*maxRefusals || all[pg.Refused{Cause: tenant.NoCertificate}].Times != maxRefusals {
 		t.Errorf("%d kinds, %d in all", len(all), total)
 	}
 	if len(r.take()) != 0 {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"maps"
+	"net/netip"
 	"strings"
 	"sync"
 
@@ -18,7 +19,7 @@ const (
 // refusals counts who was turned away since they were taken last.
 type refusals struct {
 	mu      sync.Mutex
-	counted map[pg.Refused]int64
+	counted map[pg.Refused]pg.Seen
 }
 
 // note counts one refused connection or request.
@@ -30,27 +31,28 @@ func (s *server) note(x *session, cause tenant.Cause) {
 	a, _ := x.shown()
 	name := a.ServerName[:min(len(a.ServerName), maxServerName)]
 	name = strings.ReplaceAll(strings.ToValidUTF8(name, "?"), "\x00", "?")
-	s.refusals.add(map[pg.Refused]int64{{
-		Addressed: snapshot.Addressed(a), Cause: cause, Source: x.address,
-		ServerName: name, Port: a.Port, Client: a.Client, HasClient: a.HasClient,
-	}: 1})
+	s.refusals.add(map[pg.Refused]pg.Seen{
+		{Addressed: snapshot.Addressed(a), Cause: cause, Source: x.address}: {
+			ServerName: name, Port: a.Port, Client: a.Client, HasClient: a.HasClient, Times: 1,
+		},
+	})
 }
 
 // add counts; also what was taken and could not be stored.
-func (r *refusals) add(more map[pg.Refused]int64) {
+func (r *refusals) add(more map[pg.Refused]pg.Seen) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for one, times := range more {
-		if _, known := r.counted[one]; !known && len(r.counted) >= maxRefusals {
-			// Causes, and tenants that are addressed, are few.
-			one = pg.Refused{Addressed: one.Addressed, Cause: one.Cause, Port: one.Port}
+	for who, seen := range more {
+		if _, known := r.counted[who]; !known && len(r.counted) >= maxRefusals {
+			who.Source = netip.Addr{} // causes, and tenants that are addressed, are few
 		}
-		r.counted[one] += times
+		seen.Times += r.counted[who].Times
+		r.counted[who] = seen
 	}
 }
 
 // take returns what was counted since the last time.
-func (r *refusals) take() map[pg.Refused]int64 {
+func (r *refusals) take() map[pg.Refused]pg.Seen {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := maps.Clone(r.counted)

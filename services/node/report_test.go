@@ -32,7 +32,7 @@ func TestReports(t *testing.T) {
 		t.Errorf("nodes %+v, %v", nodes, err)
 	}
 
-	c.refusals.add(map[pg.Refused]int64{{Addressed: instance.ID, Cause: noTLS, Source: loopback, Port: advertised}: 3})
+	c.refusals.add(map[pg.Refused]pg.Seen{{Addressed: instance.ID, Cause: noTLS, Source: loopback}: {Port: advertised, Times: 3}})
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
 	r.refusals(over)

@@ -74,7 +74,7 @@ func newServer(port uint16, certificate tls.Certificate, c *configuration, r res
 		},
 		sources:  sources{seen: make(map[netip.Addr]*source)},
 		turns:    turns{tenants: make(map[tenant.ID]*turn)},
-		refusals: refusals{counted: make(map[pg.Refused]int64)},
+		refusals: refusals{counted: make(map[pg.Refused]pg.Seen)},
 		tooFast:  rate.Sometimes{Interval: time.Second},
 		changed:  make(chan struct{}, 1),
 		told:     make(chan struct{}, 1),
