@@ -17,16 +17,19 @@ import (
 // has a host name of its own (IBM Cloud, HPCS service endpoints).
 const guidMark = "{guid}"
 
-// Endpoints is the operator's table of key manager addresses by service and
-// region. There is no built-in one: a program reaches what it was told to.
+// Endpoints is the operator's table of key manager addresses: of a service in
+// a region, or of one instance that has an address of its own, as those of Key
+// Protect Dedicated have. There is no built-in one: a program reaches what it
+// was told to.
 type Endpoints struct {
-	addresses map[string]string // "kms/us-south" -> "https://us-south.kms.cloud.ibm.com"
+	addresses map[string]string // "kms/us-south", or an instance's CRN -> "https://us-south.kms.cloud.ibm.com"
 }
 
 // ParseEndpoints reads a table such as
 //
 //	kms/us-south=https://private.us-south.kms.cloud.ibm.com,
-//	hs-crypto/us-south=https://{guid}.api.private.us-south.hs-crypto.appdomain.cloud
+//	hs-crypto/us-south=https://{guid}.api.private.us-south.hs-crypto.appdomain.cloud,
+//	crn:v1:bluemix:public:kms:us-south:a/<account>:<guid>::=https://<host>
 //
 // Entries are separated by commas; blank ones are skipped. Plain http is
 // accepted for this machine alone. All mistakes are reported together.
@@ -38,11 +41,10 @@ func ParseEndpoints(text string) (Endpoints, error) {
 			continue
 		}
 		place, address, _ := strings.Cut(entry, "=")
-		service, region, _ := strings.Cut(place, "/")
 		address = strings.TrimSuffix(address, "/")
 		switch err := checkAddress(address); {
-		case service == "" || region == "" || strings.Contains(region, "/"):
-			mistakes = append(mistakes, fmt.Errorf("key manager address %q: want <service>/<region>=<address>", entry))
+		case !isPlace(place):
+			mistakes = append(mistakes, fmt.Errorf("key manager address %q: want <service>/<region>=<address> or <CRN of an instance>=<address>", entry))
 		case table.addresses[place] != "":
 			mistakes = append(mistakes, fmt.Errorf("key manager address %q: %s has one already", entry, place))
 		case err != nil:
@@ -57,10 +59,24 @@ func ParseEndpoints(text string) (Endpoints, error) {
 	return table, nil
 }
 
-// URL returns the address of a key manager instance, without a path. It is
-// fault.Invalid when the table doesn't hold the instance's service and region.
+// isPlace reports whether text is <service>/<region> or an instance's CRN.
+func isPlace(text string) bool {
+	if name, err := crn.Parse(text); err == nil {
+		return uuid.Validate(name.Instance) == nil && name.ResourceType == "" && name.Resource == ""
+	}
+	service, region, _ := strings.Cut(text, "/")
+	return service != "" && region != "" && !strings.Contains(text, ":") && !strings.Contains(region, "/")
+}
+
+// URL returns the address of a key manager instance, without a path: its own,
+// or its service's in its region. It is fault.Invalid when the table holds
+// neither.
 func (e Endpoints) URL(instance crn.CRN) (string, error) {
-	address := e.addresses[instance.Service+"/"+instance.Location]
+	instance.ResourceType, instance.Resource = "", ""
+	address := e.addresses[instance.String()]
+	if address == "" {
+		address = e.addresses[instance.Service+"/"+instance.Location]
+	}
 	if address == "" {
 		return "", fault.Newf(fault.Invalid, "Key managers of the service %q in %q are not reached from here.", instance.Service, instance.Location)
 	}

@@ -129,9 +129,31 @@ func TestFactoryWithoutAPIKey(t *testing.T) {
 }
 
 func TestEndpoints(t *testing.T) {
-	e, err := keyprotect.ParseEndpoints(" kms/us-south=https://us-south.kms.cloud.ibm.com/ ,hs-crypto/eu-de=https://{guid}.api.eu-de.hs-crypto.appdomain.cloud")
+	const dedicated = "crn:v1:bluemix:public:kms:us-south:a/0123456789abcdef0123456789abcdef:9e8d7c6b-59b5-4f5e-9d4c-1f1c4d1f7a01::"
+	e, err := keyprotect.ParseEndpoints(" kms/us-south=https://us-south.kms.cloud.ibm.com/ ,hs-crypto/eu-de=https://{guid}.api.eu-de.hs-crypto.appdomain.cloud," +
+		dedicated + "=https://dedicated.example.com")
 	if err != nil {
 		t.Fatal(err)
+	}
+	own, err := crn.Parse(dedicated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := own
+	key.ResourceType, key.Resource = "key", "2b0d1a3c-1111-4222-8333-444455556666"
+	other := own
+	other.Instance = "6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a01"
+	foreign := own
+	foreign.Scope = "a/fedcba98765432100123456789abcdef"
+	for _, c := range []crn.CRN{own, key} {
+		if got, err := e.URL(c); err != nil || got != "https://dedicated.example.com" {
+			t.Errorf("%v: %s, %v", c, got, err)
+		}
+	}
+	for _, c := range []crn.CRN{other, foreign} {
+		if got, err := e.URL(c); err != nil || got != "https://us-south.kms.cloud.ibm.com" {
+			t.Errorf("%v: %s, %v", c, got, err)
+		}
 	}
 	for want, c := range map[string]crn.CRN{
 		"https://us-south.kms.cloud.ibm.com":                                               {Service: "kms", Location: "us-south", Instance: "6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a01"},
@@ -144,8 +166,9 @@ func TestEndpoints(t *testing.T) {
 	if got, err := e.URL(crn.CRN{Service: "kms", Location: "eu-de"}); err == nil {
 		t.Errorf("a region that is not in the table has the address %s", got)
 	}
-	_, err = keyprotect.ParseEndpoints("kms/us-south=ftp://x,nonsense,kms/eu-de=https://h/path,kms/jp-tok=http://example.com,kms/us-east=https://a,kms/us-east=https://b")
-	if err == nil || strings.Count(err.Error(), "key manager address") != 5 {
+	_, err = keyprotect.ParseEndpoints("kms/us-south=ftp://x,nonsense,kms/eu-de=https://h/path,kms/jp-tok=http://example.com,kms/us-east=https://a,kms/us-east=https://b," +
+		dedicated + "=http://example.com," + dedicated + "key:k=https://h,crn:v1:bluemix:public:kms:us-south:a/x:::=https://h,crn:v1:kms/x=https://h")
+	if err == nil || strings.Count(err.Error(), "key manager address") != 9 {
 		t.Errorf("not every problem is named: %v", err)
 	}
 }
