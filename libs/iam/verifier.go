@@ -9,6 +9,7 @@ import (
 	"github.com/MicahParks/jwkset"
 	"github.com/MicahParks/keyfunc/v3"
 	"github.com/golang-jwt/jwt/v5"
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
@@ -20,12 +21,13 @@ const (
 	// IAM withdrew is forgotten.
 	keysEvery = time.Hour
 	// unknownKeyEvery is how often a token with an unknown key id makes us
-	// read them early.
-	unknownKeyEvery = 10 * time.Second
+	// read them early; failedEvery the same after a reading that failed.
+	unknownKeyEvery = time.Minute
+	failedEvery     = 10 * time.Second
 	// unknownKeyWait bounds how long such a token's Verify takes.
 	unknownKeyWait = 5 * time.Second
 	// skew is how far IAM's clock and ours may be apart.
-	skew = 10 * time.Second
+	skew = time.Minute
 )
 
 // SubjectType is the kind of identity that a token speaks for.
@@ -65,7 +67,7 @@ func NewVerifier(ctx context.Context, c Config) (*Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	keys := &signingKeys{MemoryJWKSet: jwkset.NewMemoryStorage()}
+	keys := &signingKeys{MemoryJWKSet: jwkset.NewMemoryStorage(), early: rate.NewLimiter(rate.Every(unknownKeyEvery), 1)}
 	keys.stale.Store(true)
 	address := c.URL + "/identity/keys"
 	remote, err := jwkset.NewStorageFromHTTP(address, jwkset.HTTPClientStorageOptions{
@@ -73,7 +75,7 @@ func NewVerifier(ctx context.Context, c Config) (*Verifier, error) {
 		Ctx:                       ctx,
 		HTTPTimeout:               unknownKeyWait,
 		NoErrorReturnFirstHTTPReq: true,
-		RefreshErrorHandler:       func(context.Context, error) { keys.stale.Store(true) },
+		RefreshErrorHandler:       func(context.Context, error) { keys.failed() },
 		RefreshInterval:           keysEvery,
 		Storage:                   keys,
 	})
@@ -83,12 +85,12 @@ func NewVerifier(ctx context.Context, c Config) (*Verifier, error) {
 	storage, err := jwkset.NewHTTPClient(jwkset.HTTPClientOptions{
 		HTTPURLs:          map[string]jwkset.Storage{address: remote},
 		RateLimitWaitMax:  unknownKeyWait,
-		RefreshUnknownKID: rate.NewLimiter(rate.Every(unknownKeyEvery), 1),
+		RefreshUnknownKID: keys.early,
 	})
 	if err != nil {
 		return nil, err
 	}
-	lookup, err := keyfunc.New(keyfunc.Options{Ctx: ctx, Storage: storage})
+	lookup, err := keyfunc.New(keyfunc.Options{Ctx: ctx, Storage: &shared{Storage: storage, keys: keys}})
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +112,14 @@ func NewVerifier(ctx context.Context, c Config) (*Verifier, error) {
 // them: IAM always has some.
 type signingKeys struct {
 	*jwkset.MemoryJWKSet
-	stale atomic.Bool // the last reading failed, or there was none
+	stale atomic.Bool   // the last reading failed, or there was none
+	early *rate.Limiter // of readings because of an unknown key id
+}
+
+// failed notes that the keys could not be read.
+func (k *signingKeys) failed() {
+	k.stale.Store(true)
+	k.early.SetLimit(rate.Every(failedEvery))
 }
 
 // KeyReplaceAll implements jwkset.Storage.
@@ -119,7 +128,30 @@ func (k *signingKeys) KeyReplaceAll(ctx context.Context, all []jwkset.JWK) error
 		return errors.New("the document holds no signing key")
 	}
 	k.stale.Store(false)
+	k.early.SetLimit(rate.Every(unknownKeyEvery))
 	return k.MemoryJWKSet.KeyReplaceAll(ctx, all)
+}
+
+// shared lets all tokens with unknown key ids wait for the same reading, so
+// that none is refused while the keys roll over.
+type shared struct {
+	jwkset.Storage // reads again
+	keys           *signingKeys
+	reading        singleflight.Group
+}
+
+// KeyRead implements jwkset.Storage.
+func (s *shared) KeyRead(ctx context.Context, id string) (jwkset.JWK, error) {
+	if key, err := s.keys.KeyRead(ctx, id); err == nil {
+		return key, nil
+	}
+	select {
+	case <-s.reading.DoChan("", func() (any, error) {
+		return s.Storage.KeyRead(context.WithoutCancel(ctx), id) // ends after unknownKeyWait
+	}):
+	case <-ctx.Done():
+	}
+	return s.keys.KeyRead(ctx, id)
 }
 
 // claims are those members of an IAM access token that we use. IAM sets no

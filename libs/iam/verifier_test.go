@@ -1,10 +1,15 @@
 package iam_test
 
 import (
+	"crypto/rsa"
 	"crypto/x509"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -53,11 +58,12 @@ func TestVerify(t *testing.T) {
 		"service ID": {jwt.MapClaims{"iam_id": "iam-ServiceId-1", "sub_type": "ServiceId", "name": "backup", "email": nil}, iam.Identity{
 			IAMID: "iam-ServiceId-1", Account: account, Type: iam.ServiceID, Name: "backup",
 		}, ""},
-		"a little early":    {jwt.MapClaims{"iat": now.Add(5 * time.Second).Unix(), "name": nil, "email": nil}, iam.Identity{IAMID: "IBMid-270004ABCD", Account: account, Type: iam.User}, ""},
-		"expired":           {jwt.MapClaims{"exp": now.Add(-time.Minute).Unix()}, iam.Identity{}, "has expired"},
+		"a little early":    {jwt.MapClaims{"iat": now.Add(55 * time.Second).Unix(), "name": nil, "email": nil}, iam.Identity{IAMID: "IBMid-270004ABCD", Account: account, Type: iam.User}, ""},
+		"a little late":     {jwt.MapClaims{"exp": now.Add(-55 * time.Second).Unix(), "name": nil, "email": nil}, iam.Identity{IAMID: "IBMid-270004ABCD", Account: account, Type: iam.User}, ""},
+		"expired":           {jwt.MapClaims{"exp": now.Add(-65 * time.Second).Unix()}, iam.Identity{}, "has expired"},
 		"never expires":     {jwt.MapClaims{"exp": nil}, iam.Identity{}, "not one of IAM's"},
-		"from the future":   {jwt.MapClaims{"iat": now.Add(time.Minute).Unix()}, iam.Identity{}, "issued in the future"},
-		"not valid yet":     {jwt.MapClaims{"nbf": now.Add(time.Minute).Unix()}, iam.Identity{}, "not valid yet"},
+		"from the future":   {jwt.MapClaims{"iat": now.Add(65 * time.Second).Unix()}, iam.Identity{}, "issued in the future"},
+		"not valid yet":     {jwt.MapClaims{"nbf": now.Add(65 * time.Second).Unix()}, iam.Identity{}, "not valid yet"},
 		"another issuer":    {jwt.MapClaims{"iss": "https://iam.test.cloud.ibm.com/identity"}, iam.Identity{}, "another IAM"},
 		"no issuer":         {jwt.MapClaims{"iss": nil}, iam.Identity{}, ""},
 		"no account":        {jwt.MapClaims{"account": nil}, iam.Identity{}, "not for an account"},
@@ -91,10 +97,15 @@ func TestVerifyRefusesForgedSignatures(t *testing.T) {
 	v := verifier(t, c, clock.now)
 	other := newCloud(t).rollOver(t, "k")
 	claims := userClaims(c, clock.now(), nil)
+	unnamed, err := jwt.NewWithClaims(jwt.SigningMethodRS256, claims).SignedString(other)
+	if err != nil {
+		t.Fatal(err)
+	}
 	public := x509.MarshalPKCS1PublicKey(&key.PublicKey)
 	good := sign(t, jwt.SigningMethodRS256, "k", key, claims)
 	parts := strings.Split(good, ".")
 	for name, token := range map[string]string{
+		"no key id":              unnamed,
 		"another key":            sign(t, jwt.SigningMethodRS256, "k", other, claims),
 		"none":                   sign(t, jwt.SigningMethodNone, "k", jwt.UnsafeAllowNoneSignatureType, claims),
 		"HS256 with public key":  sign(t, jwt.SigningMethodHS256, "k", public, claims),
@@ -137,6 +148,103 @@ func TestVerifyAfterKeyRollOver(t *testing.T) {
 	if n := c.count(&c.reads) - before; n > 1 {
 		t.Errorf("unknown key ids caused %d reads", n)
 	}
+}
+
+// TestVerifyDuringKeyRollOver: nobody is refused while the new key is read.
+func TestVerifyDuringKeyRollOver(t *testing.T) {
+	c, clock := newCloud(t), newClock()
+	c.rollOver(t, "old")
+	v := verifier(t, c, clock.now)
+	key := c.rollOver(t, "new")
+	token := sign(t, jwt.SigningMethodRS256, "new", key, userClaims(c, clock.now(), nil))
+	before := c.count(&c.reads)
+	var all sync.WaitGroup
+	for range 50 {
+		all.Go(func() {
+			if _, err := v.Verify(t.Context(), token); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if n := c.count(&c.reads) - before; n != 1 {
+		t.Errorf("%d reads", n)
+	}
+}
+
+// inside reaches a cloud from a synctest bubble, where sockets can't be waited for.
+type inside struct{ *cloud }
+
+func (i inside) RoundTrip(r *http.Request) (*http.Response, error) {
+	w := httptest.NewRecorder()
+	i.serve(w, r)
+	return w.Result(), nil
+}
+
+func TestKeysAreReadAgainAtMostOnceAMinute(t *testing.T) {
+	c, stranger := newCloud(t), newCloud(t).rollOver(t, "k")
+	old := c.rollOver(t, "old")
+	synctest.Test(t, func(t *testing.T) {
+		v, err := iam.NewVerifier(t.Context(), iam.Config{URL: c.URL, HTTP: &http.Client{Transport: inside{c}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		verify := func(kid string, key *rsa.PrivateKey) error {
+			_, err := v.Verify(t.Context(), sign(t, jwt.SigningMethodRS256, kid, key, userClaims(c, time.Now(), nil)))
+			return err
+		}
+		reads := func(want int, when string) {
+			t.Helper()
+			if n := c.count(&c.reads); n != want {
+				t.Fatalf("%d reads %s, want %d", n, when, want)
+			}
+		}
+		reads(1, "at the start")
+		for range 50 {
+			refused(t, verify("unheard-of", stranger), "does not publish")
+			<-time.After(time.Second)
+		}
+		reads(2, "in the first 50 seconds")
+		<-time.After(10 * time.Second)
+		rolled := c.rollOver(t, "new")
+		if err := verify("new", rolled); err != nil {
+			t.Error(err)
+		}
+		reads(3, "after a minute")
+
+		// A reading that failed is repeated sooner.
+		<-time.After(time.Minute)
+		rolled = c.rollOver(t, "newer")
+		c.set(func() { c.down = true })
+		for range 3 {
+			if err := verify("newer", rolled); fault.KindOf(err) != fault.Unavailable {
+				t.Errorf("got %v, want unavailable", err)
+			}
+		}
+		c.set(func() { c.down = false })
+		<-time.After(10 * time.Second)
+		if err := verify("newer", rolled); err != nil {
+			t.Error(err)
+		}
+		reads(4, "after a failure")
+		for range 3 {
+			refused(t, verify("unheard-of", stranger), "does not publish")
+			<-time.After(15 * time.Second)
+		}
+		reads(4, "in the minute after")
+
+		// A key that is withdrawn is forgotten without being missed.
+		c.set(func() { c.keys["old"] = old })
+		<-time.After(time.Hour)
+		if err := verify("old", old); err != nil {
+			t.Error(err)
+		}
+		c.rollOver(t, "newest")
+		<-time.After(time.Hour)
+		if err := verify("old", old); err == nil {
+			t.Error("a withdrawn key still verifies")
+		}
+	})
 }
 
 func TestVerifyWhileIAMIsDown(t *testing.T) {
