@@ -61,9 +61,9 @@ func (f *failure) Error() string {
 func (f *failure) Unwrap() error { return f.err }
 
 // passing reports whether the same call may succeed in a moment: no answer,
-// 429, or 5xx but 501, as IBM's own clients have it.
+// 429, or 5xx but 501, as IBM's own clients have it, or a gateway's 408.
 func (f *failure) passing() bool {
-	return f.status == 0 && !f.held || f.status == http.StatusTooManyRequests ||
+	return f.status == 0 && !f.held || f.status == http.StatusTooManyRequests || f.status == http.StatusRequestTimeout ||
 		f.status >= 500 && f.status != http.StatusNotImplemented
 }
 

@@ -1,9 +1,11 @@
 package keyprotect_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"sync"
@@ -30,7 +32,7 @@ type pipes struct {
 func inBubble(t *testing.T, handler http.HandlerFunc) *http.Client {
 	t.Helper()
 	p := &pipes{made: make(chan net.Conn), closed: make(chan struct{})}
-	server := &http.Server{Handler: handler}
+	server := &http.Server{Handler: handler, ErrorLog: log.New(io.Discard, "", 0)}
 	go func() { _ = server.Serve(p) }()
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		ours, theirs := net.Pipe()
@@ -73,7 +75,9 @@ func bubbleClient(t *testing.T, handler http.HandlerFunc) (*keyprotect.Client, *
 		BaseURL: "http://127.0.0.1", InstanceCRN: instanceCRN, RootKeyID: rootKey, Tokens: &tokens{},
 		HTTP: inBubble(t, func(w http.ResponseWriter, r *http.Request) {
 			n.Add(1)
-			_, _ = io.Copy(io.Discard, r.Body) // from here on the request's context ends with the connection
+			// Once it is read, the request's context ends with the connection.
+			content, _ := io.ReadAll(r.Body)
+			r.Body = io.NopCloser(bytes.NewReader(content))
 			handler(w, r)
 		}),
 	})

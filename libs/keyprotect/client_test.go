@@ -348,61 +348,6 @@ func TestSafeCallsAreRepeated(t *testing.T) {
 	}
 }
 
-// TestStoreNeverCreatesTwice fails the one POST before and after it took
-// effect, with an error and with a lost connection.
-func TestStoreNeverCreatesTwice(t *testing.T) {
-	drop := func(w http.ResponseWriter) {
-		conn, _, err := w.(http.Hijacker).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		conn.Close()
-	}
-	for name, c := range map[string]struct {
-		effect bool
-		fail   func(http.ResponseWriter)
-	}{
-		"500 after it took effect":        {true, func(w http.ResponseWriter) { refusal(w, 500, "") }},
-		"connection lost after":           {true, drop},
-		"an answer that is no JSON after": {true, func(w http.ResponseWriter) { w.WriteHeader(http.StatusCreated); fmt.Fprint(w, "<html>") }},
-		"500 before":                      {false, func(w http.ResponseWriter) { refusal(w, 500, "") }},
-		"connection lost before":          {false, drop},
-	} {
-		var stored []map[string]any
-		s := newStand(t, func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodPost {
-				var body struct{ Resources []map[string]any }
-				if err := json.NewDecoder(r.Body).Decode(&body); err != nil || len(body.Resources) != 1 {
-					t.Errorf("POST body: %v", err)
-				}
-				if c.effect {
-					stored = append(stored, map[string]any{
-						"id": reference, "name": body.Resources[0]["name"], "state": 1, "creationDate": time.Now().UTC().Format(time.RFC3339),
-					})
-				}
-				c.fail(w)
-				return
-			}
-			if q := r.URL.Query(); q.Get("state") != "0,1,2,3,5" || !strings.Contains(q.Get("filter"), `creationDate=gte:"`) {
-				t.Errorf("the list is asked for with %v", q)
-			}
-			other := map[string]any{"id": "other", "name": "vmware_kmip_other", "creationDate": "2020-01-01T00:00:00Z"}
-			_ = json.NewEncoder(w).Encode(map[string]any{"resources": append([]map[string]any{other}, stored...)})
-		})
-		ref, err := newClient(t, s, &tokens{}).Store(t.Context(), newID(), engine.Envelope{Format: 1})
-		switch {
-		case c.effect && (err != nil || ref != reference):
-			t.Errorf("%s: %q, %v", name, ref, err)
-		case !c.effect && fault.KindOf(err) != fault.Unavailable:
-			t.Errorf("%s: %q, %v, want Unavailable", name, ref, err)
-		}
-		if n := s.count("POST"); n != 1 {
-			t.Errorf("%s: %d POSTs", name, n)
-		}
-	}
-}
-
 func TestRequestsAsKeyProtectWantsThem(t *testing.T) {
 	var header http.Header
 	var body []byte
