@@ -265,8 +265,8 @@ func TestPropagation(t *testing.T) {
 	t.Parallel()
 	c := sharedCell(t)
 	var longest time.Duration
-	for name, make := range map[string]func(*testing.T, *cell) *instance{"shared": newInstance, "own": newDedicated} {
-		i := make(t, c)
+	for name, newTenant := range map[string]func(*testing.T, *cell) *instance{"shared": newInstance, "own": newDedicated} {
+		i := newTenant(t, c)
 		// until waits for a node to serve a certificate, or to refuse it.
 		until := func(what string, wanted bool, certificate *tls.Certificate) {
 			t.Helper()
@@ -278,10 +278,10 @@ func TestPropagation(t *testing.T) {
 					if err == nil {
 						conn.Close()
 					}
-					if (err == nil) != wanted {
-						return fmt.Errorf("%s on %s: %v", what, node, err)
+					if (err == nil) == wanted {
+						return nil
 					}
-					return nil
+					return errors.Join(errors.New(what+" is not in force"), err)
 				})
 			}
 			took := time.Since(began)

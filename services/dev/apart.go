@@ -52,13 +52,15 @@ func withCertificate(c client.Config, certificate *tls.Certificate) client.Confi
 	return c
 }
 
+var errServed = errors.New("it was not refused")
+
 // turnedAway wants a server not to serve.
 func turnedAway(ctx context.Context, c client.Config) error {
 	err := (&client.VCenter{Server: client.Spread(c)}).HealthPoll(ctx)
 	var alert *net.OpError
 	switch {
 	case err == nil:
-		return fmt.Errorf("%s served it", c.Address)
+		return fmt.Errorf("%s: %w", c.Address, errServed)
 	case errors.As(err, &alert) && alert.Op == "remote error": // crypto/tls: an alert
 		return nil
 	}
@@ -78,12 +80,12 @@ func unknownAlike(ctx context.Context, c client.Config, foreign kmip.ObjectID) e
 		key.Wipe()
 		var refused *client.ResultError
 		if !errors.As(err, &refused) {
-			return fmt.Errorf("%s answered %v", c.Address, err)
+			return fmt.Errorf("%s: %w", c.Address, errors.Join(errServed, err))
 		}
 		answers[n] = *refused
 	}
 	if answers[0] != answers[1] {
-		return fmt.Errorf("%s answered %v and %v", c.Address, &answers[0], &answers[1])
+		return fmt.Errorf("%s answers two ways: %w", c.Address, errors.Join(&answers[0], &answers[1]))
 	}
 	return nil
 }

@@ -37,11 +37,6 @@ type seedInstance struct {
 	Name    string `json:"name"`
 }
 
-// crn returns the instance's cloud resource name.
-func (i seedInstance) crn() string {
-	return fmt.Sprintf("crn:v1:bluemix:public:%s:%s:a/%s:%s::", i.Service, i.Region, i.Account, i.GUID)
-}
-
 type seedIdentity struct {
 	IAMID   string       `json:"iam_id"`
 	Email   string       `json:"email"`
