@@ -3,76 +3,44 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
+	"github.com/kmip-for-vmware/kmip/libs/wire/client"
 )
 
 // TestKillsLoseNoAnsweredCreate kills nodes, one and both, and the control
-// plane while clients make keys: every key whose Create was answered is
-// readable on both nodes, with the bytes that were read first.
+// plane while clients of both tenants make keys: every key whose Create was
+// answered is readable on both nodes, with the bytes that were read first.
 func TestKillsLoseNoAnsweredCreate(t *testing.T) {
 	t.Parallel()
 	c := ownCell(t)
-	i := first(t, c)
-
-	var (
-		mu       sync.Mutex
-		answered []kmip.ObjectID
-		read     = make(map[kmip.ObjectID]*secret.Bytes)
-		working  sync.WaitGroup
-	)
+	makers := []*maker{{instance: first(t, c)}, {instance: second(t, c)}}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	// more waits until another n keys were answered.
+	var working sync.WaitGroup
+	for _, m := range makers {
+		m.read = make(map[kmip.ObjectID]*secret.Bytes)
+		for n, node := range nodes {
+			for _, readOn := range []string{nodes[1-n], node} {
+				makes, reads := m.config(t, node, m.certificate), m.config(t, readOn, m.certificate)
+				working.Go(func() { m.work(ctx, makes, reads) })
+			}
+		}
+	}
+	// more waits until each tenant has had another n keys answered.
 	more := func(n int) {
 		t.Helper()
-		mu.Lock()
-		want := len(answered) + n
-		mu.Unlock()
-		eventually(t, func(context.Context) error {
-			mu.Lock()
-			defer mu.Unlock()
-			if len(answered) < want {
-				return fmt.Errorf("%d keys answered, want %d", len(answered), want)
-			}
-			return nil
-		})
-	}
-	for n, node := range nodes {
-		configs := [2]struct{ make, read string }{{node, nodes[1-n]}, {node, node}}
-		for _, pair := range configs {
-			makes, reads := i.config(t, pair.make, i.certificate), i.config(t, pair.read, i.certificate)
-			working.Go(func() {
-				for ctx.Err() == nil {
-					// A client that fails tries again, as vCenter's user does.
-					conn, err := discover(ctx, makes)
-					if err != nil {
-						continue
-					}
-					id, err := conn.Create(ctx, vSphere...)
-					conn.Close()
-					if err != nil {
-						continue
-					}
-					mu.Lock()
-					answered = append(answered, id)
-					mu.Unlock()
-					if conn, err = discover(ctx, reads); err != nil {
-						continue
-					}
-					key, err := conn.Get(ctx, id)
-					conn.Close()
-					if err == nil {
-						mu.Lock()
-						read[id] = key
-						mu.Unlock()
-					}
+		for _, m := range makers {
+			want := m.count() + n
+			eventually(t, func(context.Context) error {
+				if m.count() < want {
+					return fmt.Errorf("%d keys answered, want %d", m.count(), want)
 				}
+				return nil
 			})
 		}
 	}
@@ -80,11 +48,7 @@ func TestKillsLoseNoAnsweredCreate(t *testing.T) {
 	for _, victims := range [][]string{{"NODE1_PID"}, {"NODE2_PID"}, {"CONTROL_PID"}, {"NODE1_PID", "NODE2_PID"}} {
 		before := c.env(t)
 		for _, name := range victims {
-			pid, err := strconv.Atoi(before[name])
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			if err := syscall.Kill(number(t, before[name]), syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -100,24 +64,74 @@ func TestKillsLoseNoAnsweredCreate(t *testing.T) {
 	}
 	stop()
 	working.Wait()
+	for _, m := range makers {
+		t.Logf("instance %s: %d keys answered, %d of them read at once", m.id, len(m.answered), len(m.read))
+		m.check(t)
+	}
+}
 
-	t.Logf("%d keys answered, %d of them read at once", len(answered), len(read))
+// maker is a tenant whose clients make keys whatever happens.
+type maker struct {
+	*instance
+	mu       sync.Mutex
+	answered []kmip.ObjectID
+	read     map[kmip.ObjectID]*secret.Bytes
+}
+
+func (m *maker) count() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.answered)
+}
+
+// work makes keys on one node and reads each on another. A client that fails
+// tries again, as vCenter's user does.
+func (m *maker) work(ctx context.Context, makes, reads client.Config) {
+	for ctx.Err() == nil {
+		conn, err := discover(ctx, makes)
+		if err != nil {
+			continue
+		}
+		id, err := conn.Create(ctx, vSphere...)
+		conn.Close()
+		if err != nil {
+			continue
+		}
+		m.mu.Lock()
+		m.answered = append(m.answered, id)
+		m.mu.Unlock()
+		if conn, err = discover(ctx, reads); err != nil {
+			continue
+		}
+		key, err := conn.Get(ctx, id)
+		conn.Close()
+		if err == nil {
+			m.mu.Lock()
+			m.read[id] = key
+			m.mu.Unlock()
+		}
+	}
+}
+
+// check reads every answered key on every node.
+func (m *maker) check(t *testing.T) {
+	t.Helper()
 	for _, node := range nodes {
 		eventually(t, func(ctx context.Context) error {
-			conn, err := discover(ctx, i.config(t, node, i.certificate))
+			conn, err := discover(ctx, m.config(t, node, m.certificate))
 			if err == nil {
 				conn.Close()
 			}
 			return err
 		})
-		conn := i.dial(t, node)
-		for _, id := range answered {
+		conn := m.dial(t, node)
+		for _, id := range m.answered {
 			key, err := conn.Get(t.Context(), id)
 			if err != nil {
 				t.Errorf("%s, answered before a kill, on %s: %v", id, node, err)
 				continue
 			}
-			if earlier := read[id]; earlier != nil && !earlier.Equal(key) {
+			if earlier := m.read[id]; earlier != nil && !earlier.Equal(key) {
 				t.Errorf("%s has other bytes on %s than it had first", id, node)
 			}
 			key.Wipe()
