@@ -27,6 +27,7 @@ var tenants = []string{"KMIP", "KMIP2"}
 
 // tenant is what such a client is told: addresses and PEM files.
 type tenant struct {
+	name                         string // of tenants
 	host                         string
 	ports                        []string // one of each node
 	serverName                   string   // in the server's certificate; our own client asks for it
@@ -41,7 +42,7 @@ func eachTenant(t *testing.T, run func(t *testing.T, to tenant)) {
 		t.Run(prefix, func(t *testing.T) {
 			t.Parallel()
 			to := tenant{
-				host: env[prefix+"_HOST"], ports: []string{env[prefix+"_PORT"], env[prefix+"_PORT_2"]}, serverName: env[prefix+"_SNI"],
+				name: prefix, host: env[prefix+"_HOST"], ports: []string{env[prefix+"_PORT"], env[prefix+"_PORT_2"]}, serverName: env[prefix+"_SNI"],
 				ca: env[prefix+"_CA"], certificateFile: env[prefix+"_CERT"], keyFile: env[prefix+"_KEY"],
 			}
 			pair, err := tls.LoadX509KeyPair(to.certificateFile, to.keyFile)
