@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/kmip-for-vmware/kmip/services/emulator/iam"
+	"github.com/kmip-for-vmware/kmip/services/emulator/iam/access"
 	"github.com/kmip-for-vmware/kmip/services/emulator/kms"
 	"github.com/kmip-for-vmware/kmip/services/emulator/knobs"
 	"github.com/kmip-for-vmware/kmip/services/emulator/records"
@@ -44,7 +45,7 @@ func (e *Emulator) mayAtKeyProtect(ctx context.Context, _ *bbolt.Tx, q kms.Acces
 	if knobs.Withdrawn(ctx) {
 		return false, nil
 	}
-	on := iam.OnInstance(q.Instance.Account, q.Instance.Service, q.Instance.Region, q.Instance.GUID)
+	on := access.OnInstance(q.Instance.Account, q.Instance.Service, q.Instance.Region, q.Instance.GUID)
 	if q.KeyRing != "" {
 		on["keyRing"] = q.KeyRing
 	}

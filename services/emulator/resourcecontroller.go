@@ -12,7 +12,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 
-	"github.com/kmip-for-vmware/kmip/services/emulator/iam"
+	"github.com/kmip-for-vmware/kmip/services/emulator/iam/access"
 	"github.com/kmip-for-vmware/kmip/services/emulator/jsonhttp"
 	"github.com/kmip-for-vmware/kmip/services/emulator/records"
 )
@@ -130,7 +130,7 @@ func (e *Emulator) controllerCaller(w http.ResponseWriter, r *http.Request) (str
 }
 
 func (e *Emulator) mayRetrieve(caller string, in instance) bool {
-	return e.iam.May(caller, "resource-controller.instance.retrieve", iam.OnInstance(in.Account, in.Service, in.Region, in.GUID))
+	return e.iam.May(caller, "resource-controller.instance.retrieve", access.OnInstance(in.Account, in.Service, in.Region, in.GUID))
 }
 
 // listInstances shows the instances on which the caller has a platform role by GUID, 100 at most, with a relative

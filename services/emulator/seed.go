@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kmip-for-vmware/kmip/services/emulator/iam"
+	"github.com/kmip-for-vmware/kmip/services/emulator/iam/access"
 	"github.com/kmip-for-vmware/kmip/services/emulator/jsonhttp"
 	"github.com/kmip-for-vmware/kmip/services/emulator/records"
 )
@@ -218,7 +219,7 @@ func (c *seedCheck) access(at string, g SeedAccess) {
 		c.add(at+".instance", "%q is no %s instance of this seed: declare it under instances, name another or leave it out", g.Instance, g.Service)
 	}
 	for _, r := range g.Roles {
-		if !iam.HasRole(g.Service, r) {
+		if !access.HasRole(g.Service, r) {
 			c.add(at+".roles", "%q is not a role of %s: use Reader, ReaderPlus, Writer, Manager or another of its roles, or a platform role", r, g.Service)
 		}
 	}
@@ -275,7 +276,7 @@ func (t *txn) applyIdentity(who iam.Identity, grants []SeedAccess, now time.Time
 		if in, err := records.Get[instance](t.bucket(bucketInstances), g.Instance); err == nil {
 			account = in.Account
 		}
-		who.Access = append(who.Access, iam.Access{Account: account, Service: g.Service, Instance: g.Instance, Roles: g.Roles})
+		who.Access = append(who.Access, access.Grant{Account: account, Service: g.Service, Instance: g.Instance, Roles: g.Roles})
 	}
 	return iam.Seed(t.tx, who, now)
 }

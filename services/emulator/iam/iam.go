@@ -5,13 +5,13 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/google/uuid"
 	"go.etcd.io/bbolt"
 
+	"github.com/kmip-for-vmware/kmip/services/emulator/iam/access"
 	"github.com/kmip-for-vmware/kmip/services/emulator/records"
 )
 
@@ -19,12 +19,11 @@ const (
 	bucketIdentities = "iam_identities"     // IAM id → identity
 	bucketAPIKeys    = "iam_api_keys"       // API key id → apiKey
 	bucketKeyHashes  = "iam_api_key_hashes" // SHA-256 of an API key's value, hex → its id
-	bucketPolicies   = "iam_policies"       // policy id → policy
 	bucketSigning    = "signing"            // kid → PKCS #8 RSA key
 )
 
 // Buckets are the top-level buckets that Config.DB must have.
-var Buckets = []string{bucketIdentities, bucketAPIKeys, bucketKeyHashes, bucketPolicies, bucketSigning}
+var Buckets = append([]string{bucketIdentities, bucketAPIKeys, bucketKeyHashes, bucketSigning}, access.Buckets...)
 
 func bucket(tx *bbolt.Tx, name string) *bbolt.Bucket { return tx.Bucket([]byte(name)) }
 
@@ -39,28 +38,28 @@ type Config struct {
 	Proved func(r *http.Request, iamID string)
 }
 
-// Service is IAM. It is safe for concurrent use; what it confirms is on disk.
+// Service is IAM: its own address, and what the other services ask it. It is safe for concurrent use.
 type Service struct {
+	*access.Service
 	cfg    Config
 	signer *signer
-	rules  *rulebook
-	// changing is held while policies are written and taken over into rules, to keep their order.
-	changing sync.Mutex
 }
 
-// New loads signing keys, made when there are none, and policies.
+// New loads policies and signing keys, which are made when there are none.
 func New(cfg Config) (*Service, error) {
-	s := &Service{cfg: cfg, rules: newRulebook(cfg.Now)}
+	s := &Service{cfg: cfg}
 	var err error
 	if s.signer, err = openSigner(cfg.DB, cfg.Issuer, cfg.Now); err != nil {
 		return nil, err
 	}
-	return s, cfg.DB.View(func(tx *bbolt.Tx) error {
-		return records.Each(bucket(tx, bucketPolicies), func(p policy) error {
-			s.rules.set(p)
-			return nil
-		})
-	})
+	s.Service, err = access.New(access.Config{DB: cfg.DB, Now: cfg.Now, Log: cfg.Log, Caller: s.Caller, Locked: locked})
+	return s, err
+}
+
+// locked tells whether an IAM id is that of a locked service ID.
+func locked(tx *bbolt.Tx, iamID string) (bool, error) {
+	who, err := records.Get[identity](bucket(tx, bucketIdentities), iamID)
+	return who.Locked, absent(err, nil)
 }
 
 // Handler serves the IAM address.
@@ -69,7 +68,7 @@ func (s *Service) Handler() http.Handler {
 	r.Use(echoTransaction)
 	s.tokenRoutes(r)
 	s.identityRoutes(r)
-	s.policyRoutes(r)
+	s.Routes(r)
 	return r
 }
 
@@ -98,12 +97,6 @@ func echoTransaction(next http.Handler) http.Handler {
 		w.Header().Set(transactionHeader, cmp.Or(r.Header.Get(transactionHeader), uuid.NewString()))
 		next.ServeHTTP(w, r)
 	})
-}
-
-// internal logs what a client must not see and answers 500 without it.
-func (s *Service) internal(w http.ResponseWriter, r *http.Request, err error) {
-	s.cfg.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
-	http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
 }
 
 // absent turns records.ErrNone into another error.

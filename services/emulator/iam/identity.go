@@ -4,14 +4,13 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"go.etcd.io/bbolt"
 
+	"github.com/kmip-for-vmware/kmip/services/emulator/iam/access"
 	"github.com/kmip-for-vmware/kmip/services/emulator/records"
 )
 
@@ -98,22 +97,11 @@ type Identity struct {
 	IAMID, Account, Name, Email string
 	Service                     string // of a service ID that belongs to a service
 	APIKey                      string
-	Access                      []Access
+	Access                      []access.Grant
 }
 
-// Access are roles by the last segment of their CRN, on one instance of a service or, if Instance is
-// empty, on all of them in Account.
-type Access struct {
-	Account, Service, Instance string
-	Roles                      []string
-}
-
-// seedName is the space of the ids that a seed's records get, so that they are found again.
-var seedName = uuid.MustParse("5c7f0d3e-92a4-4c57-8e0f-2f1f6b0d5a11")
-
-func seedID(parts ...string) string {
-	return uuid.NewSHA1(seedName, []byte(strings.Join(parts, "\n"))).String()
-}
+// seeded is the space of the ids that seeded API keys get, so that a later seed finds them.
+var seeded = uuid.MustParse("5c7f0d3e-92a4-4c57-8e0f-2f1f6b0d5a12")
 
 // Seed writes an identity, its API key, and its access as policies; its earlier seeded API key and
 // policies go. Call it before New.
@@ -137,12 +125,12 @@ func Seed(tx *bbolt.Tx, in Identity, now time.Time) error {
 	if err := seedAPIKey(tx, in, now); err != nil {
 		return err
 	}
-	return seedAccess(tx, in, now)
+	return access.Seed(tx, in.IAMID, in.Access, now)
 }
 
 func seedAPIKey(tx *bbolt.Tx, in Identity, now time.Time) error {
 	k := apiKey{
-		ID: "ApiKey-" + seedID(in.IAMID), IAMID: in.IAMID, Account: in.Account, Name: in.Name, Hash: hashAPIKey(in.APIKey),
+		ID: "ApiKey-" + uuid.NewSHA1(seeded, []byte(in.IAMID)).String(), IAMID: in.IAMID, Account: in.Account, Name: in.Name, Hash: hashAPIKey(in.APIKey),
 		WhenLeaked: "none", Revision: 1, Created: now, CreatedBy: in.IAMID, Modified: now,
 	}
 	old, err := records.Get[apiKey](bucket(tx, bucketAPIKeys), k.ID)
@@ -161,46 +149,6 @@ func seedAPIKey(tx *bbolt.Tx, in Identity, now time.Time) error {
 		return errors.New("the data directory holds the API key for another identity: give another")
 	} else if err != nil {
 		return err
-	}
-	return nil
-}
-
-// seedPolicies is how the ids of an identity's seeded policies begin; they end with a number.
-func seedPolicies(iamID string) string { return seedID(iamID, "access")[:24] }
-
-func seedAccess(tx *bbolt.Tx, in Identity, now time.Time) error {
-	policies := bucket(tx, bucketPolicies)
-	prefix := seedPolicies(in.IAMID)
-	var stale [][]byte
-	cursor := policies.Cursor()
-	for id, _ := cursor.Seek([]byte(prefix)); strings.HasPrefix(string(id), prefix); id, _ = cursor.Next() {
-		stale = append(stale, slices.Clone(id))
-	}
-	for _, id := range stale {
-		if err := policies.Delete(id); err != nil {
-			return err
-		}
-	}
-	for i, a := range in.Access {
-		p := policy{
-			ID: fmt.Sprintf("%s%012x", prefix, i), Type: typeAccess, Description: "from the seed", State: stateActive,
-			Subject:  attributeSet{Attributes: []attribute{{Name: "iam_id", Value: in.IAMID}}},
-			Resource: attributeSet{Attributes: []attribute{{Name: "accountId", Value: a.Account}, {Name: "serviceName", Value: a.Service}}},
-			Revision: 1, Created: now, CreatedBy: in.IAMID, Modified: now, ModifiedBy: in.IAMID,
-		}
-		if a.Instance != "" {
-			p.Resource.Attributes = append(p.Resource.Attributes, attribute{Name: "serviceInstance", Value: a.Instance})
-		}
-		for _, name := range a.Roles {
-			r, ok := roleNamed(a.Service, name)
-			if !ok {
-				return fmt.Errorf("%s has no role %s", a.Service, name)
-			}
-			p.Roles = append(p.Roles, r.crn)
-		}
-		if err := records.Put(policies, p.ID, p); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"go.etcd.io/bbolt"
 
+	"github.com/kmip-for-vmware/kmip/services/emulator/iam/access"
 	"github.com/kmip-for-vmware/kmip/services/emulator/jsonhttp"
 	"github.com/kmip-for-vmware/kmip/services/emulator/records"
 )
@@ -29,6 +30,9 @@ var grantsAdvertised = []string{
 	"urn:ibm:params:oauth:grant-type:delegated-refresh-token",
 	grantAuthz,
 }
+
+// crnRealm is what the IAM id of an instance begins with; its CRN follows.
+const crnRealm = "crn-"
 
 const maxFormBytes = 64 << 10
 
@@ -82,7 +86,7 @@ func (s *Service) token(w http.ResponseWriter, r *http.Request) {
 		raw, err = s.signer.sign(c)
 	}
 	if err != nil {
-		s.internal(w, r, err)
+		jsonhttp.Internal(s.cfg.Log, w, r, err)
 		return
 	}
 	s.cfg.Proved(r, c.IAMID)
@@ -162,7 +166,7 @@ func (s *Service) grantForInstance(accessToken, desired string, now time.Time) (
 		return claims{}, missingProperty("access_token")
 	}
 	name, ok := strings.CutPrefix(desired, crnRealm)
-	as, wellFormed := AttributesOf(name)
+	as, wellFormed := access.AttributesOf(name)
 	if !ok || !wellFormed || as["serviceInstance"] == "" {
 		return claims{}, missingProperty("desired_iam_id")
 	}
