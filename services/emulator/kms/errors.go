@@ -33,6 +33,11 @@ var (
 		status:  http.StatusUnauthorized,
 		message: "Unauthorized: The user does not have access to the specified resource",
 	}
+	// What HPCS answers is not public: an assumption.
+	errUninitialized = &apiError{
+		status:  http.StatusConflict,
+		message: "Conflict: The crypto units of the instance are not initialized",
+	}
 	errBearer = &apiError{
 		status: http.StatusBadRequest, code: "BEARER_SUB_EXTRACTION_ERR",
 		message: "The bearer token could not be parsed.",
@@ -69,11 +74,10 @@ var (
 		status: http.StatusConflict, code: "KEY_ACTION_INVALID_STATE_ERR",
 		message: "Key is not in a valid state for this action.",
 	}
-	errTooEarly = &apiError{
-		status: http.StatusConflict, code: "REQ_TOO_EARLY_ERR",
-		message: "The action is allowed 30 seconds after the key's state changed.",
-	}
-	errRotation = &apiError{
+	errSettling   = tooEarly("The action is allowed 30 seconds after the key's state changed.")
+	errPurgeEarly = tooEarly("Purge operation is allowed 4h0m0s after key is deleted")
+	errSyncEarly  = tooEarly("The key was synchronized less than an hour ago.")
+	errRotation   = &apiError{
 		status: http.StatusConflict, code: "KEY_ROTATION_NOT_PERMITTED",
 		message: "The key was rotated less than an hour ago.",
 	}
@@ -81,6 +85,29 @@ var (
 		status: http.StatusConflict, code: "KEY_ALIAS_NOT_UNIQUE_ERR",
 		message: "The alias belongs to another key of the instance.", field: "aliases",
 	}
+	errAuthorizations = conflict("AUTHORIZATIONS_NOT_MET", "1 prior authorization(s) are required for deletion")
+	errNotDualAuth    = conflict("NOT_DUAL_AUTH_ERR", "The key is not dual auth enabled and cannot be set for deletion")
+	errProtected      = conflict("PROTECTED_RESOURCE_ERR", "Key is protecting one or more cloud resources")
+	errRetained       = conflict("PREV_KEY_DEL_ERR", "The key cannot be deleted because it protects a cloud resource that has a retention policy.")
+	errCreateImport   = conflict("KEY_CREATE_IMPORT_ACCESS_ERR", "The instance's policy does not allow this kind of key to be created or imported.")
+	errImportToken    = conflict("IMPORT_TOKEN_EXPIRED_ERR", "The import token has expired, or there is none.")
+
+	errNonce               = badRequest("INCORRECT_NONCE_ERR", "The nonce is not the import token's.")
+	errNonceIV             = badRequest("INCORRECT_NONCE_IV_ERR", "The encrypted nonce or its initialization vector is missing or malformed.")
+	errCollectionTotal     = badRequest("COLLECTION_TOTAL_MISMATCH_ERR", "collectionTotal is not the number of resources.")
+	errCollectionSize      = badRequest("NUM_COLLECTION_RESOURCE_ERR", "There are too few or too many resources.")
+	errPolicyMismatch      = badRequest("BODY_QUERY_PARAM_MISMATCH_ERR", "The body holds a policy of another type than the query names.")
+	errServiceOnly         = &apiError{status: http.StatusForbidden, code: "SERVICE_ONLY_ERR", message: "Only a service can do this."}
+	errResourceOwner       = &apiError{status: http.StatusForbidden, code: "RESOURCE_OWNER_ERR", message: "The resource belongs to another service."}
+	errRegistrationState   = &apiError{status: http.StatusUnprocessableEntity, code: "KEY_INVALID_STATE_ERR", message: "The key is not active."}
+	errRegistrationRoot    = &apiError{status: http.StatusUnprocessableEntity, code: "KEY_ROOT_REQ_REG_ERR", message: "Only root keys protect resources."}
+	errRegistrationVersion = &apiError{status: http.StatusUnprocessableEntity, code: "KEY_VERSION_INVALID", message: "The key has no such version."}
+	// The codes of these three, and that HPCS uses the first, are not public.
+	errRingFeature          = &apiError{status: http.StatusForbidden, code: "FEATURE_RESTRICTED_ERR", message: "Key rings are not available."}
+	errAliasNotFound        = &apiError{status: http.StatusNotFound, code: "KEY_ALIAS_NOT_FOUND_ERR", message: "The key has no such alias."}
+	errRegistrationNotFound = &apiError{status: http.StatusNotFound, code: "REGISTRATION_NOT_FOUND_ERR", message: "The registration does not exist."}
+	errRingKeys             = conflict("KEY_RING_KEYS_NOT_DELETED_ERR", "The key ring holds keys that are not deleted.")
+	errRingNotEmpty         = conflict("KEY_RING_NOT_EMPTY_ERR", "The key ring holds deleted keys: delete it with force.")
 	// The codes of these two are not public.
 	errRingExists = &apiError{status: http.StatusConflict, code: "KEY_RING_NOT_UNIQUE_ERR", message: "The key ring exists."}
 	errRingQuota  = &apiError{status: http.StatusConflict, code: "KEY_RING_QUOTA_ERR", message: "The instance has 50 key rings."}
@@ -94,6 +121,16 @@ var (
 		message: "The provided ciphertext is invalid or corrupted.",
 	}
 )
+
+func conflict(code, message string) *apiError {
+	return &apiError{status: http.StatusConflict, code: code, message: message}
+}
+
+func badRequest(code, message string) *apiError {
+	return &apiError{status: http.StatusBadRequest, code: code, message: message}
+}
+
+func tooEarly(message string) *apiError { return conflict("REQ_TOO_EARLY_ERR", message) }
 
 func bodyError(message string) *apiError {
 	return &apiError{status: http.StatusBadRequest, code: "BAD_BODY_ERR", message: message}

@@ -5,6 +5,7 @@ package kms
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,9 +31,11 @@ const (
 	HPCS       = "hs-crypto"
 )
 
-// Instance is a key manager instance. Service is KeyProtect or HPCS.
+// Instance is a key manager instance. Service is KeyProtect or HPCS. While the crypto units of an HPCS
+// instance are not initialized it refuses every call.
 type Instance struct {
 	GUID, Service, Account, Region string
+	Uninitialized                  bool
 }
 
 // crn is the name of something in the instance; resource is "key:<id>" or "policy:<id>".
@@ -69,14 +72,17 @@ type Config struct {
 
 // Buckets of the data file; each holds one nested bucket per instance that has something there.
 const (
-	bucketKeys     = "keys"      // key id → key
-	bucketMaterial = "material"  // key id → material
-	bucketAliases  = "aliases"   // alias → key id
-	bucketRings    = "key_rings" // ring id → keyRing
+	bucketKeys          = "keys"          // key id → key
+	bucketMaterial      = "material"      // key id → material
+	bucketAliases       = "aliases"       // alias → key id
+	bucketRings         = "key_rings"     // ring id → keyRing
+	bucketRegistrations = "registrations" // key id and resource CRN → registration
+	bucketPolicies      = "policies"      // type → policy of the instance
+	bucketImportTokens  = "import_tokens" // importTokenID → importToken
 )
 
 // Buckets are the top-level buckets that Config.DB must have.
-var Buckets = []string{bucketKeys, bucketMaterial, bucketAliases, bucketRings}
+var Buckets = []string{bucketKeys, bucketMaterial, bucketAliases, bucketRings, bucketRegistrations, bucketPolicies, bucketImportTokens}
 
 // maxBodyBytes bounds every request body: room for a ciphertext of the largest plaintext beside the
 // largest additional authenticated data.
@@ -122,22 +128,41 @@ type operation struct {
 
 // operations by method and path below /api/v2 (Key Protect API v2).
 var operations = map[string]operation{
-	"POST /keys":                       {"secrets.create", (*call).inTargetRing, true, "Key could not be created", (*call).createKey},
-	"GET /keys":                        {"secrets.list", (*call).inSomeRing, false, "Keys could not be retrieved", (*call).listKeys},
-	"HEAD /keys":                       {"secrets.head", (*call).inSomeRing, false, "Keys could not be counted", (*call).countKeys},
-	"GET /keys/{key}":                  {"secrets.read", (*call).onKey, false, "Key could not be retrieved", (*call).getKey},
-	"GET /keys/{key}/metadata":         {"secrets.readmetadata", (*call).onKey, false, "Key metadata could not be retrieved", (*call).getMetadata},
-	"GET /keys/{key}/versions":         {"secrets.listkeyversions", (*call).onKey, false, "Key versions could not be retrieved", (*call).listVersions},
-	"DELETE /keys/{key}":               {"secrets.delete", (*call).onKey, true, "Key could not be deleted", (*call).deleteKey},
-	"POST /keys/{key}/restore":         {"secrets.restore", (*call).onKey, true, "Key could not be restored", (*call).restoreKey},
-	"POST /keys/{key}/actions/wrap":    {"secrets.wrap", (*call).onKey, false, "Key could not be used to wrap", (*call).wrap},
-	"POST /keys/{key}/actions/unwrap":  {"secrets.unwrap", (*call).onKey, false, "Key could not be used to unwrap", (*call).unwrap},
-	"POST /keys/{key}/actions/rewrap":  {"secrets.rewrap", (*call).onKey, false, "Key could not be used to rewrap", (*call).rewrap},
-	"POST /keys/{key}/actions/rotate":  {"secrets.rotate", (*call).onKey, true, "Key could not be rotated", (*call).rotateKey},
-	"POST /keys/{key}/actions/disable": {"secrets.disable", (*call).onKey, true, "Key could not be disabled", (*call).disableKey},
-	"POST /keys/{key}/actions/enable":  {"secrets.enable", (*call).onKey, true, "Key could not be enabled", (*call).enableKey},
-	"GET /key_rings":                   {"keyrings.list", (*call).onInstance, false, "Key rings could not be retrieved", (*call).listRings},
-	"POST /key_rings/{ring}":           {"keyrings.create", (*call).onInstance, true, "Key ring could not be created", (*call).createRing},
+	"POST /keys":                                   {"secrets.create", (*call).inTargetRing, true, "Key could not be created", (*call).createKey},
+	"POST /keys_with_policy_overrides":             {"secrets.create", (*call).inTargetRing, true, "Key could not be created", (*call).createKeyWithPolicies},
+	"GET /keys":                                    {"secrets.list", (*call).inSomeRing, false, "Keys could not be retrieved", (*call).listKeys},
+	"HEAD /keys":                                   {"secrets.head", (*call).inSomeRing, false, "Keys could not be counted", (*call).countKeys},
+	"GET /keys/{key}":                              {"secrets.read", (*call).onKey, false, "Key could not be retrieved", (*call).getKey},
+	"GET /keys/{key}/metadata":                     {"secrets.readmetadata", (*call).onKey, false, "Key metadata could not be retrieved", (*call).getMetadata},
+	"GET /keys/{key}/versions":                     {"secrets.listkeyversions", (*call).onKey, false, "Key versions could not be retrieved", (*call).listVersions},
+	"PATCH /keys/{key}":                            {"secrets.patch", (*call).onKey, true, "Key could not be updated", (*call).moveKey},
+	"DELETE /keys/{key}":                           {"secrets.delete", (*call).onKey, true, "Key could not be deleted", (*call).deleteKey},
+	"POST /keys/{key}/restore":                     {"secrets.restore", (*call).onKey, true, "Key could not be restored", (*call).restoreKey},
+	"DELETE /keys/{key}/purge":                     {"secrets.purge", (*call).onKey, true, "Key could not be purged", (*call).purgeKey},
+	"POST /keys/{key}/actions/wrap":                {"secrets.wrap", (*call).onKey, false, "Key could not be used to wrap", (*call).wrap},
+	"POST /keys/{key}/actions/unwrap":              {"secrets.unwrap", (*call).onKey, false, "Key could not be used to unwrap", (*call).unwrap},
+	"POST /keys/{key}/actions/rewrap":              {"secrets.rewrap", (*call).onKey, false, "Key could not be used to rewrap", (*call).rewrap},
+	"POST /keys/{key}/actions/rotate":              {"secrets.rotate", (*call).onKey, true, "Key could not be rotated", (*call).rotateKey},
+	"POST /keys/{key}/actions/disable":             {"secrets.disable", (*call).onKey, true, "Key could not be disabled", (*call).disableKey},
+	"POST /keys/{key}/actions/enable":              {"secrets.enable", (*call).onKey, true, "Key could not be enabled", (*call).enableKey},
+	"POST /keys/{key}/actions/setKeyForDeletion":   {"secrets.setkeyfordeletion", (*call).onKey, true, "Key could not be set for deletion", (*call).setForDeletion},
+	"POST /keys/{key}/actions/unsetKeyForDeletion": {"secrets.unsetkeyfordeletion", (*call).onKey, true, "Key could not be unset for deletion", (*call).unsetForDeletion},
+	"POST /keys/{key}/actions/sync":                {"secrets.sync", (*call).onKey, true, "Key could not be synchronized", (*call).syncKey},
+	"POST /keys/{key}/aliases/{alias}":             {"secrets.createalias", (*call).onKey, true, "Alias could not be created", (*call).createAlias},
+	"DELETE /keys/{key}/aliases/{alias}":           {"secrets.deletealias", (*call).onKey, true, "Alias could not be deleted", (*call).deleteAlias},
+	"GET /keys/{key}/policies":                     {"policies.read", (*call).onKey, false, "Policies could not be retrieved", (*call).getKeyPolicies},
+	"PUT /keys/{key}/policies":                     {"policies.write", (*call).onKey, true, "Policies could not be set", (*call).setKeyPolicies},
+	"GET /keys/registrations":                      {"registrations.list", (*call).onInstance, false, "Registrations could not be retrieved", (*call).listRegistrations},
+	"GET /keys/{key}/registrations":                {"registrations.list", (*call).onKey, false, "Registrations could not be retrieved", (*call).listRegistrations},
+	"POST /keys/{key}/registrations/{crn}":         {"registrations.create", (*call).onKey, true, "Registration could not be created", (*call).createRegistration},
+	"DELETE /keys/{key}/registrations/{crn}":       {"registrations.delete", (*call).onKey, true, "Registration could not be deleted", (*call).deleteRegistration},
+	"GET /key_rings":                               {"keyrings.list", (*call).onInstance, false, "Key rings could not be retrieved", (*call).listRings},
+	"POST /key_rings/{ring}":                       {"keyrings.create", (*call).onInstance, true, "Key ring could not be created", (*call).createRing},
+	"DELETE /key_rings/{ring}":                     {"keyrings.delete", (*call).onInstance, true, "Key ring could not be deleted", (*call).deleteRing},
+	"GET /instance/policies":                       {"instancepolicies.read", (*call).onInstance, false, "Policies could not be retrieved", (*call).getInstancePolicies},
+	"PUT /instance/policies":                       {"instancepolicies.write", (*call).onInstance, true, "Policies could not be set", (*call).setInstancePolicies},
+	"POST /import_token":                           {"importtoken.create", (*call).onInstance, true, "Import token could not be created", (*call).createImportToken},
+	"GET /import_token":                            {"importtoken.read", (*call).onInstance, true, "Import token could not be retrieved", (*call).getImportToken},
 }
 
 // server is the API for the instances of one service.
@@ -257,6 +282,9 @@ func (s *server) enter(r *http.Request, c *call, tx *bbolt.Tx, op operation) err
 	if err != nil {
 		return err
 	}
+	if in.Uninitialized {
+		return errUninitialized
+	}
 	c.tx, c.in = tx, in
 	c.may = func(keyRing, key string) (bool, error) {
 		return s.May(r.Context(), tx, Access{c.by, op.action, in, keyRing, key})
@@ -308,11 +336,7 @@ func (c *call) inSomeRing() error {
 // one. That there is no such key is only told to who could have used it.
 func (c *call) onKey() error {
 	id := c.param("key")
-	if b := c.bucket(bucketAliases); b != nil {
-		if owner := b.Get([]byte(id)); owner != nil {
-			id = string(owner)
-		}
-	}
+	id = cmp.Or(c.aliasOwner(id), id)
 	k, err := load[key](c, bucketKeys, id)
 	if errors.Is(err, records.ErrNone) || err == nil && (k.purged(c.now) || c.ring != "" && c.ring != k.Ring) {
 		if err := c.permitted(c.ring, ""); err != nil {
@@ -344,6 +368,14 @@ func (c *call) put(name, id string, v any) error {
 		return err
 	}
 	return records.Put(b, id, v)
+}
+
+func (c *call) drop(name, id string) error {
+	b, err := c.grown(name)
+	if err != nil {
+		return err
+	}
+	return b.Delete([]byte(id))
 }
 
 // load reads one record of the call's instance; records.ErrNone when there is none.

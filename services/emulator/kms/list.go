@@ -12,16 +12,16 @@ import (
 // Paging of keys (Key Protect API v2, list keys). Paging ends where a page is not full.
 const (
 	defaultKeyPage = 200
-	maxKeyPage     = 5000
+	maxPage        = 5000 // of every list
 	maxSearchSpace = 5000
 	maxSameFilter  = 3
 )
 
 // page reads limit and offset.
-func (c *call) page(standard, most int) (limit, offset int, err error) {
+func (c *call) page(standard int) (limit, offset int, err error) {
 	limit, offset = standard, 0
 	if s := c.query.Get("limit"); s != "" {
-		if limit, err = strconv.Atoi(s); err != nil || limit < 1 || limit > most {
+		if limit, err = strconv.Atoi(s); err != nil || limit < 1 || limit > maxPage {
 			return 0, 0, queryError("limit", "The limit is out of range.")
 		}
 	}
@@ -47,7 +47,7 @@ func (c *call) addTotal(m *metadata, n int) {
 
 // listKeys shows one page of keys, never with payload.
 func (c *call) listKeys() (answer, error) {
-	limit, offset, err := c.page(defaultKeyPage, maxKeyPage)
+	limit, offset, err := c.page(defaultKeyPage)
 	if err != nil {
 		return answer{}, err
 	}

@@ -23,9 +23,11 @@ const (
 	kmsInstance  = "6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a01"
 	kmsNeighbour = "6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a02"
 	hpcsInstance = "6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a03"
+	hpcsNew      = "6f1c0b5e-59b5-4f5e-9d4c-1f1c4d1f7a04"
 
 	manager   = "iam-ServiceId-00000000-0000-4000-8000-000000000001"
 	colleague = "IBMid-270004ABCD"
+	storage   = "crn-crn:v1:bluemix:public:cloud-object-storage:global:a/" + testAccount + ":0b9f3c52-7f55-4f2f-8c3f-5f0f3ad0a001::"
 )
 
 // clock is a time that tests move.
@@ -76,9 +78,10 @@ func newWorld(t *testing.T) *world {
 	}
 	w := &world{t: t, clock: newClock(), may: func(Access) bool { return true }}
 	instances := map[string]Instance{
-		kmsInstance:  {kmsInstance, KeyProtect, testAccount, "us-south"},
-		kmsNeighbour: {kmsNeighbour, KeyProtect, testAccount, "us-south"},
-		hpcsInstance: {hpcsInstance, HPCS, testAccount, "eu-de"},
+		kmsInstance:  {kmsInstance, KeyProtect, testAccount, "us-south", false},
+		kmsNeighbour: {kmsNeighbour, KeyProtect, testAccount, "us-south", false},
+		hpcsInstance: {hpcsInstance, HPCS, testAccount, "eu-de", false},
+		hpcsNew:      {hpcsNew, HPCS, testAccount, "eu-de", true},
 	}
 	cfg := Config{
 		DB: db, Now: w.clock.now, Log: slog.New(slog.DiscardHandler),

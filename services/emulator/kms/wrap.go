@@ -67,7 +67,7 @@ func (c *call) wrap() (answer, error) {
 			return answer{}, bodyError("The body is not a wrap request.")
 		}
 	}
-	k, m, err := c.rootKey("wrap")
+	k, err := c.rootKey("wrap")
 	if err != nil {
 		return answer{}, err
 	}
@@ -82,6 +82,10 @@ func (c *call) wrap() (answer, error) {
 		rand.Read(plaintext)
 		out.Plaintext = base64.StdEncoding.EncodeToString(plaintext)
 	} else if plaintext, err = decodeField("plaintext", *req.Plaintext, 1, maxPlaintextBytes); err != nil {
+		return answer{}, err
+	}
+	m, err := load[material](c, bucketMaterial, k.ID)
+	if err != nil {
 		return answer{}, err
 	}
 	out.KeyVersion = versionID{k.version().ID}
@@ -131,7 +135,7 @@ func (c *call) open(op string) (key, opened, error) {
 	if err := jsonhttp.Decode(c.body, &req); err != nil {
 		return key{}, opened{}, bodyError("The body is not an " + op + " request.")
 	}
-	k, m, err := c.rootKey(op)
+	k, err := c.rootKey(op)
 	if err != nil {
 		return key{}, opened{}, err
 	}
@@ -150,6 +154,10 @@ func (c *call) open(op string) (key, opened, error) {
 	if err := jsonhttp.Decode(raw, &s); err != nil || s.Version != sealedFormat || len(s.IV) != nonceBytes {
 		return key{}, opened{}, errCiphertext
 	}
+	m, err := load[material](c, bucketMaterial, k.ID)
+	if err != nil {
+		return key{}, opened{}, err
+	}
 	// Material opens, not an id: another root key imported with the same bytes will do. Newest first.
 	for i := len(k.Versions) - 1; i >= 0; i-- {
 		id := k.Versions[i].ID
@@ -164,17 +172,12 @@ func (c *call) open(op string) (key, opened, error) {
 	return key{}, opened{}, errCiphertext
 }
 
-// rootKey finds the key of a call with its material and checks its kind and state.
-func (c *call) rootKey(op string) (key, material, error) {
-	k := c.key
-	if k.Extractable {
-		return key{}, material{}, errRootRequired
+// rootKey is the key of a call if its kind and state let the call through.
+func (c *call) rootKey(op string) (key, error) {
+	if c.key.Extractable {
+		return key{}, errRootRequired
 	}
-	if err := k.allows(op, c.now); err != nil {
-		return key{}, material{}, err
-	}
-	m, err := load[material](c, bucketMaterial, k.ID)
-	return k, m, err
+	return c.key, c.key.allows(op, c.now)
 }
 
 // cipherOf is AES-GCM under root key material, with a random nonce in front of each result.
