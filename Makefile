@@ -57,7 +57,7 @@ fuzz: ## each fuzz target for FUZZTIME
 
 .PHONY: bench
 bench: ## the benchmarks
-	go test -run '^$$' -bench . -benchmem ./libs/...
+	go test -run '^$$' -bench . -benchmem ./libs/... ./services/emulator/...
 
 .PHONY: clean
 clean: ## remove .bin and the run folder

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kmip-for-vmware/kmip/services/emulator/iam"
 	"github.com/kmip-for-vmware/kmip/services/emulator/knobs"
+	"github.com/kmip-for-vmware/kmip/services/emulator/records"
 )
 
 // Config is everything an emulator can be told. The five addresses and DataDir are required; every
@@ -56,6 +57,8 @@ type Emulator struct {
 	store *store
 	iam   *iam.Service
 	knobs *knobs.Knobs
+
+	instances records.Memo[instance]
 }
 
 // endpoint is one listener: the setting that names its address, and what it serves.

@@ -19,7 +19,7 @@ func (e *Emulator) keyProtectHandler(service string) http.Handler {
 	return kms.New(service, kms.Config{
 		DB: e.store.db, Now: e.now, Log: e.log,
 		Caller:   e.keyProtectCaller,
-		Instance: keyProtectInstance,
+		Instance: e.keyProtectInstance,
 		May:      e.mayAtKeyProtect,
 	})
 }
@@ -32,8 +32,8 @@ func (e *Emulator) keyProtectCaller(r *http.Request) (string, error) {
 	return by, err
 }
 
-func keyProtectInstance(tx *bbolt.Tx, guid string) (kms.Instance, error) {
-	in, err := records.Get[instance](tx.Bucket([]byte(bucketInstances)), guid)
+func (e *Emulator) keyProtectInstance(tx *bbolt.Tx, guid string) (kms.Instance, error) {
+	in, err := e.instances.Get(tx.Bucket([]byte(bucketInstances)), guid)
 	if errors.Is(err, records.ErrNone) {
 		return kms.Instance{}, kms.ErrNoInstance
 	}

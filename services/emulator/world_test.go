@@ -103,7 +103,7 @@ func testConfig(dir string, now func() time.Time) Config {
 	return Config{DataDir: dir, IAMAddr: ":1", ResourceControllerAddr: ":2", KeyProtectAddr: ":3", HPCSAddr: ":4", AdminAddr: ":5", Now: now}
 }
 
-func writeSeed(t *testing.T, seed any) string {
+func writeSeed(t testing.TB, seed any) string {
 	t.Helper()
 	raw, err := json.Marshal(seed)
 	if err != nil {

@@ -88,7 +88,7 @@ func (c *call) createAlias() (answer, error) {
 	if slices.Contains(k.Aliases, alias) {
 		return answer{}, errAliasTaken
 	}
-	k.Aliases, k.Updated = append(k.Aliases, alias), c.now
+	k.Aliases, k.Updated = append(slices.Clip(k.Aliases), alias), c.now
 	if err := c.takeAliases(k); err != nil {
 		return answer{}, err
 	}
@@ -102,6 +102,6 @@ func (c *call) deleteAlias() (answer, error) {
 	if at < 0 {
 		return answer{}, errAliasNotFound
 	}
-	k.Aliases, k.Updated = slices.Delete(k.Aliases, at, at+1), c.now
+	k.Aliases, k.Updated = slices.Delete(slices.Clone(k.Aliases), at, at+1), c.now
 	return answer{status: http.StatusNoContent}, errors.Join(c.drop(bucketAliases, alias), c.save(k))
 }

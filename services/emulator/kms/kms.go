@@ -91,11 +91,12 @@ const maxBodyBytes = 256 << 10
 // defaultRing is the key ring every instance has; it is not stored.
 const defaultRing = "default"
 
-var instancePattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+var uuidPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 // call is one request, past the checks that all calls share. It runs in one transaction, which is on
 // disk before its answer is written.
 type call struct {
+	server *server
 	may    func(keyRing, key string) (bool, error)
 	tx     *bbolt.Tx
 	now    time.Time
@@ -106,7 +107,7 @@ type call struct {
 	query  url.Values
 	param  func(string) string // of the path
 	body   []byte
-	key    key // that the path names; empty when it names none
+	key    key // that the path names; empty when it names none; shared, copy what is changed in place
 }
 
 // answer is the status of a success, its body (nil: none) and Key-Total (nil: absent).
@@ -169,11 +170,14 @@ var operations = map[string]operation{
 type server struct {
 	Config
 	service string
+
+	keys     records.Memo[key]
+	material records.Memo[material]
 }
 
 // New serves the API to the instances of one service, KeyProtect or HPCS.
 func New(service string, cfg Config) http.Handler {
-	s := &server{cfg, service}
+	s := &server{Config: cfg, service: service}
 	r := chi.NewRouter()
 	r.Use(correlate)
 	for pattern, op := range operations {
@@ -246,7 +250,7 @@ func (s *server) serve(op operation) http.HandlerFunc {
 
 // newCall checks what needs no data: the instance header's form, the token, the body's size.
 func (s *server) newCall(w http.ResponseWriter, r *http.Request) (*call, error) {
-	if !instancePattern.MatchString(strings.ToLower(r.Header.Get("Bluemix-Instance"))) {
+	if !uuidPattern.MatchString(strings.ToLower(r.Header.Get("Bluemix-Instance"))) {
 		return nil, errNoInstance
 	}
 	by, err := s.Caller(r)
@@ -264,7 +268,7 @@ func (s *server) newCall(w http.ResponseWriter, r *http.Request) (*call, error) 
 	if bytes.Equal(body, []byte("null")) { // keyprotect-go-client sends this for no body
 		body = nil
 	}
-	c := &call{now: s.Now().UTC(), by: by, ring: r.Header.Get("X-Kms-Key-Ring"), query: r.URL.Query(), body: body}
+	c := &call{server: s, now: s.Now().UTC(), by: by, ring: r.Header.Get("X-Kms-Key-Ring"), query: r.URL.Query(), body: body}
 	if prefer, ok := strings.CutPrefix(r.Header.Get("Prefer"), "return="); ok {
 		c.prefer = prefer
 	}
@@ -336,8 +340,10 @@ func (c *call) inSomeRing() error {
 // one. That there is no such key is only told to who could have used it.
 func (c *call) onKey() error {
 	id := c.param("key")
-	id = cmp.Or(c.aliasOwner(id), id)
-	k, err := load[key](c, bucketKeys, id)
+	if !uuidPattern.MatchString(id) {
+		id = cmp.Or(c.aliasOwner(id), id)
+	}
+	k, err := remembered(c, &c.server.keys, bucketKeys, id)
 	if errors.Is(err, records.ErrNone) || err == nil && (k.purged(c.now) || c.ring != "" && c.ring != k.Ring) {
 		if err := c.permitted(c.ring, ""); err != nil {
 			return err
@@ -382,6 +388,14 @@ func (c *call) drop(name, id string) error {
 func load[T any](c *call, name, id string) (v T, err error) {
 	if b := c.bucket(name); b != nil {
 		return records.Get[T](b, id)
+	}
+	return v, records.ErrNone
+}
+
+// remembered is load for records that are read often; what it returns must not be changed.
+func remembered[T any](c *call, memo *records.Memo[T], name, id string) (v T, err error) {
+	if b := c.bucket(name); b != nil {
+		return memo.Get(b, id)
 	}
 	return v, records.ErrNone
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -172,7 +173,7 @@ func (c *call) rotateKey() (answer, error) {
 		return answer{}, err
 	}
 	v := keyVersion{uuid.NewString(), c.now}
-	k.Versions = append(k.Versions, v)
+	k.Versions = append(slices.Clip(k.Versions), v)
 	m.Versions[v.ID] = root
 	k.Rotated, k.Updated, k.Bits = c.now, c.now, 8*len(root)
 	return answer{status: http.StatusNoContent}, errors.Join(c.put(bucketMaterial, k.ID, m), c.save(k))

@@ -84,7 +84,7 @@ func (c *call) wrap() (answer, error) {
 	} else if plaintext, err = decodeField("plaintext", *req.Plaintext, 1, maxPlaintextBytes); err != nil {
 		return answer{}, err
 	}
-	m, err := load[material](c, bucketMaterial, k.ID)
+	m, err := remembered(c, &c.server.material, bucketMaterial, k.ID)
 	if err != nil {
 		return answer{}, err
 	}
@@ -154,7 +154,7 @@ func (c *call) open(op string) (key, opened, error) {
 	if err := jsonhttp.Decode(raw, &s); err != nil || s.Version != sealedFormat || len(s.IV) != nonceBytes {
 		return key{}, opened{}, errCiphertext
 	}
-	m, err := load[material](c, bucketMaterial, k.ID)
+	m, err := remembered(c, &c.server.material, bucketMaterial, k.ID)
 	if err != nil {
 		return key{}, opened{}, err
 	}
