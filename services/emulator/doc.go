@@ -44,10 +44,11 @@
 //	}
 //
 // Rules: account ids are 32 lower-case hexadecimal digits; an instance's service is kms or
-// hs-crypto, and its service, account and region never change; an API key has at least 32
-// characters and one owner (IAM identity API, create an API key); a service ID with a service may act
-// for the instances of that service; access to kms and hs-crypto names an instance of the seed, or
-// none for all in the account, and the roles that IAM knows there; other services may have any role.
-// Access becomes IAM policies, which a later start with the seed writes again. Unknown members are
-// errors.
+// hs-crypto, and its service, account and region never change; an hs-crypto instance with
+// "initialized": false has crypto units that nobody initialized, and refuses every call; an API key
+// has at least 32 characters and one owner (IAM identity API, create an API key); a service ID with a
+// service may act for the instances of that service; access to kms and hs-crypto names an instance of
+// the seed, or none for all in the account, and the roles that IAM knows there; other services may
+// have any role. Access becomes IAM policies, which a later start with the seed writes again. Unknown
+// members are errors.
 package emulator

@@ -37,7 +37,7 @@ func (e *Emulator) keyProtectInstance(tx *bbolt.Tx, guid string) (kms.Instance, 
 	if errors.Is(err, records.ErrNone) {
 		return kms.Instance{}, kms.ErrNoInstance
 	}
-	return kms.Instance{GUID: in.GUID, Service: in.Service, Account: in.Account, Region: in.Region}, err
+	return kms.Instance{GUID: in.GUID, Service: in.Service, Account: in.Account, Region: in.Region, Uninitialized: in.Uninitialized}, err
 }
 
 // mayAtKeyProtect decides by policies, unless a knob withdraws the permission.

@@ -115,3 +115,30 @@ func TestHeaders(t *testing.T) {
 		t.Errorf("expired token: %d", r.status)
 	}
 }
+
+// TestCryptoUnitsAreInitializedByTheSeed starts an emulator whose HPCS instance is as it was ordered,
+// and then one whose seed says that somebody initialized it.
+func TestCryptoUnitsAreInitializedByTheSeed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := user{w, w.hpcs, w.token(managerKey), hpcsInstance}
+	id := u.root()
+	w.stop()
+	for _, c := range []struct {
+		initialized bool
+		status      int
+	}{{false, 409}, {true, 200}} {
+		seed := testSeed()
+		seed.Instances[2].Initialized = &c.initialized
+		again := startSeeded(t, w.dir, w.clock, seed)
+		v := user{again, again.hpcs, u.token, hpcsInstance}
+		v.must(c.status, "GET", "/keys/"+id, "")
+		again.stop()
+	}
+	seed := testSeed()
+	initialized := true
+	seed.Instances[0].Initialized = &initialized
+	if _, err := LoadSeed(writeSeed(t, seed)); err == nil || !strings.Contains(err.Error(), "instances[0].initialized: ") {
+		t.Errorf("crypto units of a Key Protect instance: %v", err)
+	}
+}

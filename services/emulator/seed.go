@@ -37,13 +37,15 @@ type SeedAccount struct {
 	Name string `json:"name"`
 }
 
-// SeedInstance is a Key Protect (kms) or Hyper Protect Crypto Services (hs-crypto) instance.
+// SeedInstance is a Key Protect (kms) or Hyper Protect Crypto Services (hs-crypto) instance. Until the
+// crypto units of the latter are initialized it refuses every call; without Initialized they are.
 type SeedInstance struct {
-	Service string `json:"service"`
-	GUID    string `json:"guid"`
-	Account string `json:"account"`
-	Region  string `json:"region"`
-	Name    string `json:"name"`
+	Service     string `json:"service"`
+	GUID        string `json:"guid"`
+	Account     string `json:"account"`
+	Region      string `json:"region"`
+	Name        string `json:"name"`
+	Initialized *bool  `json:"initialized,omitempty"`
 }
 
 // SeedUser is a person with an IBMid.
@@ -148,6 +150,9 @@ func (s *Seed) check() error {
 			c.add(at+".guid", "%q is there twice: give each instance its own", in.GUID)
 		}
 		c.instances[in.GUID] = in.Service
+		if in.Initialized != nil && in.Service != serviceHPCS {
+			c.add(at+".initialized", "an instance of %q has no crypto units: remove it", in.Service)
+		}
 		if !regionPattern.MatchString(in.Region) {
 			c.add(at+".region", "%q is not a region: write it as us-south", in.Region)
 		}
@@ -237,7 +242,7 @@ func (t *txn) applySeed(s *Seed, now time.Time) error {
 	}
 	var problems []error
 	for i, in := range s.Instances {
-		want := instance{GUID: in.GUID, Service: in.Service, Account: in.Account, Region: in.Region, Name: in.Name, Created: now.UTC()}
+		want := instance{GUID: in.GUID, Service: in.Service, Account: in.Account, Region: in.Region, Name: in.Name, Created: now.UTC(), Uninitialized: in.Initialized != nil && !*in.Initialized}
 		have, err := records.Get[instance](t.bucket(bucketInstances), in.GUID)
 		if err != nil && !errors.Is(err, records.ErrNone) {
 			return err

@@ -31,12 +31,13 @@ type account struct {
 
 // instance is a key manager instance. Service is serviceKMS or serviceHPCS.
 type instance struct {
-	GUID    string    `json:"guid"`
-	Service string    `json:"service"`
-	Account string    `json:"account"`
-	Region  string    `json:"region"`
-	Name    string    `json:"name"`
-	Created time.Time `json:"created"`
+	GUID          string    `json:"guid"`
+	Service       string    `json:"service"`
+	Account       string    `json:"account"`
+	Region        string    `json:"region"`
+	Name          string    `json:"name"`
+	Created       time.Time `json:"created"`
+	Uninitialized bool      `json:"uninitialized,omitempty"` // the crypto units of an hs-crypto instance
 }
 
 // crn is the instance's own name; resource adds what follows the instance, "key:<id>" or ":".

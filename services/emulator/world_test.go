@@ -45,10 +45,10 @@ func testSeed() *Seed {
 	return &Seed{
 		Accounts: []SeedAccount{{testAccount, "Example"}, {otherAccount, "Other"}},
 		Instances: []SeedInstance{
-			{serviceKMS, kmsInstance, testAccount, "us-south", "keys"},
-			{serviceKMS, kmsNeighbour, testAccount, "us-south", "neighbour"},
-			{serviceHPCS, hpcsInstance, testAccount, "eu-de", "crypto"},
-			{serviceKMS, kmsOfOther, otherAccount, "us-south", "other"},
+			{serviceKMS, kmsInstance, testAccount, "us-south", "keys", nil},
+			{serviceKMS, kmsNeighbour, testAccount, "us-south", "neighbour", nil},
+			{serviceHPCS, hpcsInstance, testAccount, "eu-de", "crypto", nil},
+			{serviceKMS, kmsOfOther, otherAccount, "us-south", "other", nil},
 		},
 		Users: []SeedUser{{
 			"IBMid-270004ABCD", "ada@example.com", "Ada Lovelace", testAccount, userKey,
