@@ -151,6 +151,11 @@ func (c Config) check() (parts, error) {
 	if c.DedicatedEndpoints != "" && ca != nil {
 		p.dedicated, err = c.readDedicated(ca)
 		problems = append(problems, err)
+		for _, e := range p.endpoints.Endpoints {
+			if e.Port >= int32(p.dedicated.first) && e.Port <= int32(p.dedicated.last) {
+				problem("KMIP_DEDICATED_ENDPOINTS", "its ports hold %d, a port of KMIP_SHARED_ENDPOINTS, where no instance may be alone; set it to a range without that", e.Port)
+			}
+		}
 	}
 	return p, errors.Join(problems...)
 }

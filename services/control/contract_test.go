@@ -235,7 +235,7 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 		"KMIP_CA_FILE":               {"/nonexistent/file", bad},
 		"KMIP_CA_KEY_FILE":           {"", "/nonexistent/file", bad, stranger.key},
 		"KMIP_TLS_CERTIFICATE_FILE":  {"", bad, stranger.shared},
-		"KMIP_DEDICATED_ENDPOINTS":   {"kmip.test", "kmip.test:7000", "kmip.test:7001-7000", "Kmip.test:1-2", "kmip.test:0-5", ":1-2"},
+		"KMIP_DEDICATED_ENDPOINTS":   {"kmip.test", "kmip.test:7000", "kmip.test:7001-7000", "Kmip.test:1-2", "kmip.test:0-5", ":1-2", "kmip.test:5697-5700"},
 		"KMIP_SERVICE_API_KEY_FILE":  {"/nonexistent/file"},
 	} {
 		for _, value := range values {
