@@ -156,7 +156,7 @@ func runGateways(t *testing.T, cluster *ceph, to tenant) {
 	// Not a whole number of blocks, so that the tail is encrypted too.
 	body := make([]byte, 100_003)
 	rand.Read(body)
-	const plain, encrypted = "plain", "encrypted"
+	plain, encrypted := "plain-"+bucket, "encrypted-"+bucket // at rest, all buckets share a pool
 	if err := first.put(ctx, bucket, plain, "", body); err != nil {
 		t.Fatal(err)
 	}
