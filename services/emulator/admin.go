@@ -4,15 +4,10 @@ import (
 	"net/http"
 
 	"github.com/go-chi/chi/v5"
+	"go.etcd.io/bbolt"
 
 	"github.com/kmip-for-vmware/kmip/services/emulator/jsonhttp"
 )
-
-// internal logs what a client must not see and answers 500 without it.
-func (e *Emulator) internal(w http.ResponseWriter, r *http.Request, what string, err error) {
-	e.log.Error("request failed", "what", what, "method", r.Method, "error", err)
-	http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
-}
 
 // adminHandler serves the emulator's own address: health, and the knobs.
 func (e *Emulator) adminHandler() http.Handler {
@@ -21,8 +16,8 @@ func (e *Emulator) adminHandler() http.Handler {
 		jsonhttp.Write(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
 	r.Get("/readyz", func(w http.ResponseWriter, r *http.Request) {
-		if err := e.store.view(func(*txn) error { return nil }); err != nil {
-			e.internal(w, r, "readyz", err)
+		if err := e.db.View(func(*bbolt.Tx) error { return nil }); err != nil {
+			jsonhttp.Internal(e.log, w, r, err)
 			return
 		}
 		jsonhttp.Write(w, http.StatusOK, map[string]string{"status": "ok"})

@@ -14,9 +14,10 @@ import (
 	"syscall"
 	"time"
 
+	"go.etcd.io/bbolt"
+
 	"github.com/kmip-for-vmware/kmip/services/emulator/iam"
 	"github.com/kmip-for-vmware/kmip/services/emulator/knobs"
-	"github.com/kmip-for-vmware/kmip/services/emulator/records"
 )
 
 // Config is everything an emulator can be told. The five addresses and DataDir are required; every
@@ -54,11 +55,9 @@ type Emulator struct {
 	cfg   Config
 	log   *slog.Logger
 	now   func() time.Time
-	store *store
+	db    *bbolt.DB
 	iam   *iam.Service
 	knobs *knobs.Knobs
-
-	instances records.Memo[instance]
 }
 
 // endpoint is one listener: the setting that names its address, and what it serves.
@@ -80,20 +79,20 @@ func New(cfg Config) (*Emulator, error) {
 			return nil, err
 		}
 	}
-	st, err := openStore(cfg.DataDir)
+	db, err := openData(cfg.DataDir)
 	if err != nil {
 		return nil, err
 	}
 	k := knobs.New(cfg.Now)
-	e := &Emulator{cfg: cfg, log: cfg.Log, now: k.Now, store: st, knobs: k}
-	if err := st.update(func(tx *txn) error { return tx.applySeed(seed, e.now()) }); err != nil {
-		return nil, errors.Join(err, st.close())
+	e := &Emulator{cfg: cfg, log: cfg.Log, now: k.Now, db: db, knobs: k}
+	if err := db.Update(func(tx *bbolt.Tx) error { return applySeed(tx, seed, e.now()) }); err != nil {
+		return nil, errors.Join(err, db.Close())
 	}
 	e.iam, err = iam.New(iam.Config{
-		DB: st.db, Issuer: cfg.Issuer, TokenLifetime: cfg.TokenLifetime, Now: e.now, Log: e.log, Proved: knobs.SetCaller,
+		DB: db, Issuer: cfg.Issuer, TokenLifetime: cfg.TokenLifetime, Now: e.now, Log: e.log, Proved: knobs.SetCaller,
 	})
 	if err != nil {
-		return nil, errors.Join(err, st.close())
+		return nil, errors.Join(err, db.Close())
 	}
 	k.Connect(knobs.IAM{RollSigningKeys: e.iam.RollSigningKeys, RetireSigningKeys: e.iam.RetireSigningKeys, SetDecisionDelay: e.iam.SetDecisionDelay})
 	var problems []error
@@ -103,7 +102,7 @@ func New(cfg Config) (*Emulator, error) {
 		}
 	}
 	if len(problems) > 0 {
-		return nil, errors.Join(append(problems, st.close())...)
+		return nil, errors.Join(append(problems, db.Close())...)
 	}
 	return e, nil
 }
@@ -176,7 +175,7 @@ func listenAddress(s string) (string, error) {
 func (e *Emulator) endpoints() []endpoint {
 	return []endpoint{
 		{"--iam-addr", e.cfg.IAMAddr, e.knobs.Around("iam", e.iam.Handler())},
-		{"--resource-controller-addr", e.cfg.ResourceControllerAddr, e.knobs.Around("resource-controller", e.resourceControllerHandler())},
+		{"--resource-controller-addr", e.cfg.ResourceControllerAddr, e.knobs.Around("resource-controller", e.resourceController())},
 		{"--key-protect-addr", e.cfg.KeyProtectAddr, e.knobs.Around(serviceKMS, e.keyProtectHandler(serviceKMS))},
 		{"--hpcs-addr", e.cfg.HPCSAddr, e.knobs.Around(serviceHPCS, e.keyProtectHandler(serviceHPCS))},
 		{"--admin-addr", e.cfg.AdminAddr, e.adminHandler()},
@@ -186,7 +185,7 @@ func (e *Emulator) endpoints() []endpoint {
 // Run listens on all addresses, serves until ctx ends, lets running requests finish for up to ten
 // seconds and closes the data file. It returns nil after a clean stop.
 func (e *Emulator) Run(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, e.store.close()) }()
+	defer func() { err = errors.Join(err, e.db.Close()) }()
 
 	ends := e.endpoints()
 	listeners := make([]net.Listener, 0, len(ends))

@@ -250,7 +250,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again.store.close()
+	again.db.Close()
 }
 
 func TestCallsAreRemembered(t *testing.T) {
@@ -292,7 +292,7 @@ func TestResourceController(t *testing.T) {
 	first := body["resources"].([]any)[0].(map[string]any)
 	for name, want := range map[string]any{
 		"id": crn, "crn": crn, "guid": kmsInstance, "region_id": "us-south", "account_id": testAccount,
-		"state": "active", "type": "service_instance", "sub_type": "kms", "resource_id": kmsOffering, "name": "keys",
+		"state": "active", "type": "service_instance", "sub_type": "kms", "resource_id": "ee41347f-b18e-4ca6-bf80-b5467c63f9a6", "name": "keys",
 	} {
 		if first[name] != want {
 			t.Errorf("%s is %v, want %v", name, first[name], want)

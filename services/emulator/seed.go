@@ -1,6 +1,7 @@
 package emulator
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -9,10 +10,12 @@ import (
 	"strings"
 	"time"
 
+	"go.etcd.io/bbolt"
+
 	"github.com/kmip-for-vmware/kmip/services/emulator/iam"
 	"github.com/kmip-for-vmware/kmip/services/emulator/iam/access"
 	"github.com/kmip-for-vmware/kmip/services/emulator/jsonhttp"
-	"github.com/kmip-for-vmware/kmip/services/emulator/records"
+	"github.com/kmip-for-vmware/kmip/services/emulator/resourcecontroller"
 )
 
 const maxSeedBytes = 4 << 20
@@ -232,56 +235,50 @@ func (c *seedCheck) access(at string, g SeedAccess) {
 
 func isKeyManager(service string) bool { return service == serviceKMS || service == serviceHPCS }
 
-// applySeed writes what the seed names. An instance that exists keeps its service, account and
-// region, because the CRNs of its keys hold them.
-func (t *txn) applySeed(s *Seed, now time.Time) error {
+// applySeed writes what the seed names.
+func applySeed(tx *bbolt.Tx, s *Seed, now time.Time) error {
 	for _, a := range s.Accounts {
-		if err := records.Put(t.bucket(bucketAccounts), a.ID, account(a)); err != nil {
+		if err := resourcecontroller.SeedAccount(tx, resourcecontroller.Account(a)); err != nil {
 			return err
 		}
 	}
 	var problems []error
+	accounts := map[string]string{} // of instances
 	for i, in := range s.Instances {
-		want := instance{GUID: in.GUID, Service: in.Service, Account: in.Account, Region: in.Region, Name: in.Name, Created: now.UTC(), Uninitialized: in.Initialized != nil && !*in.Initialized}
-		have, err := records.Get[instance](t.bucket(bucketInstances), in.GUID)
-		if err != nil && !errors.Is(err, records.ErrNone) {
-			return err
-		}
-		if err == nil {
-			if have.Service != want.Service || have.Account != want.Account || have.Region != want.Region {
-				problems = append(problems, fmt.Errorf("instances[%d]: the data directory holds %s as %s of account %s in %s: use another guid or another --data-dir",
-					i, in.GUID, have.Service, have.Account, have.Region))
-				continue
-			}
-			want.Created = have.Created
-		}
-		if err := records.Put(t.bucket(bucketInstances), in.GUID, want); err != nil {
-			return err
+		accounts[in.GUID] = in.Account
+		err := resourcecontroller.Seed(tx, resourcecontroller.Instance{
+			GUID: in.GUID, Service: in.Service, Account: in.Account, Region: in.Region, Name: in.Name, Created: now.UTC(),
+			Uninitialized: in.Initialized != nil && !*in.Initialized,
+		})
+		if err != nil {
+			problems = append(problems, fmt.Errorf("instances[%d]: %w", i, err))
 		}
 	}
+	// grants gives access on an instance in the instance's account, any other in the identity's own.
+	grants := func(account string, list []SeedAccess) (out []access.Grant) {
+		for _, g := range list {
+			out = append(out, access.Grant{
+				Account: cmp.Or(accounts[g.Instance], account), Service: g.Service, Instance: g.Instance, Roles: g.Roles,
+			})
+		}
+		return out
+	}
 	for i, u := range s.Users {
-		who := iam.Identity{IAMID: u.IAMID, Account: u.Account, Name: u.Name, Email: u.Email, APIKey: u.APIKey}
-		if err := t.applyIdentity(who, u.Access, now); err != nil {
-			problems = append(problems, fmt.Errorf("users[%d].api_key: %w", i, err))
+		err := iam.Seed(tx, iam.Identity{
+			IAMID: u.IAMID, Account: u.Account, Name: u.Name, Email: u.Email, APIKey: u.APIKey, Access: grants(u.Account, u.Access),
+		}, now)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("users[%d]: %w", i, err))
 		}
 	}
 	for i, sid := range s.ServiceIDs {
-		who := iam.Identity{IAMID: "iam-" + sid.ID, Account: sid.Account, Name: sid.Name, Service: sid.Service, APIKey: sid.APIKey}
-		if err := t.applyIdentity(who, sid.Access, now); err != nil {
-			problems = append(problems, fmt.Errorf("service_ids[%d].api_key: %w", i, err))
+		err := iam.Seed(tx, iam.Identity{
+			IAMID: "iam-" + sid.ID, Account: sid.Account, Name: sid.Name, Service: sid.Service, APIKey: sid.APIKey,
+			Access: grants(sid.Account, sid.Access),
+		}, now)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("service_ids[%d]: %w", i, err))
 		}
 	}
 	return errors.Join(problems...)
-}
-
-// applyIdentity gives access on an instance in the instance's account, any other in the identity's own.
-func (t *txn) applyIdentity(who iam.Identity, grants []SeedAccess, now time.Time) error {
-	for _, g := range grants {
-		account := who.Account
-		if in, err := records.Get[instance](t.bucket(bucketInstances), g.Instance); err == nil {
-			account = in.Account
-		}
-		who.Access = append(who.Access, access.Grant{Account: account, Service: g.Service, Instance: g.Instance, Roles: g.Roles})
-	}
-	return iam.Seed(t.tx, who, now)
 }

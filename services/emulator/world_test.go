@@ -128,7 +128,7 @@ var freshData = sync.OnceValues(func() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := e.store.close(); err != nil {
+	if err := e.db.Close(); err != nil {
 		return nil, err
 	}
 	return os.ReadFile(filepath.Join(dir, dataFile))
@@ -174,7 +174,7 @@ func startSeeded(t *testing.T, dir string, c *clock, seed *Seed) *world {
 		for _, s := range servers {
 			s.Close()
 		}
-		if err := e.store.close(); err != nil {
+		if err := e.db.Close(); err != nil {
 			t.Error(err)
 		}
 	})

@@ -24,11 +24,10 @@ func subjectOf(iamID string) Attributes {
 type rulebook struct {
 	now func() time.Time
 
-	mu        sync.RWMutex
-	delay     time.Duration
-	entries   map[string][]entry       // by subjectKey of the policy
-	keys      map[string]string        // policy id → its newest subjectKey
-	withdrawn map[withdrawal]time.Time // from when on
+	mu      sync.RWMutex
+	delay   time.Duration
+	entries map[string][]entry // by subjectKey of the policy
+	keys    map[string]string  // policy id → its newest subjectKey
 }
 
 type entry struct {
@@ -36,10 +35,8 @@ type entry struct {
 	from, until time.Time // zero: always, for ever
 }
 
-type withdrawal struct{ instance, action string }
-
 func newRulebook(now func() time.Time) *rulebook {
-	return &rulebook{now: now, entries: map[string][]entry{}, keys: map[string]string{}, withdrawn: map[withdrawal]time.Time{}}
+	return &rulebook{now: now, entries: map[string][]entry{}, keys: map[string]string{}}
 }
 
 // subjectKey narrows down whom a policy can be about; "" is nobody.
@@ -95,27 +92,11 @@ func (b *rulebook) holds(iamID string, on Attributes, passes func(role) bool) bo
 	})
 }
 
-// isWithdrawn tells whether permission for an action on an instance is withdrawn, now.
-func (b *rulebook) isWithdrawn(instance, action string) bool {
-	b.mu.RLock()
-	defer b.mu.RUnlock()
-	if len(b.withdrawn) == 0 {
-		return false
-	}
-	for _, w := range []withdrawal{{instance, ""}, {instance, action}} {
-		if from, ok := b.withdrawn[w]; ok && !b.now().Before(from) {
-			return true
-		}
-	}
-	return false
-}
-
 // May is the decision: may the principal do the action, "kms.secrets.wrap", on a resource whose
 // attributes are on. A resource of a key manager names accountId, serviceName and serviceInstance,
 // and keyRing, resourceType and resource as far as the call is about them.
 func (s *Service) May(iamID, action string, on Attributes) bool {
-	return !s.rules.isWithdrawn(on["serviceInstance"], action) &&
-		s.rules.holds(iamID, on, func(r role) bool { return slices.Contains(r.actions, action) })
+	return s.rules.holds(iamID, on, func(r role) bool { return slices.Contains(r.actions, action) })
 }
 
 // mayManage tells whether the principal may see and change policies on a resource.
@@ -129,19 +110,4 @@ func (s *Service) SetDecisionDelay(d time.Duration) {
 	s.rules.mu.Lock()
 	defer s.rules.mu.Unlock()
 	s.rules.delay = d
-}
-
-// Withdraw makes every decision on an instance negative from after on, whatever the policies say; with
-// an action ("kms.secrets.wrap") only those about it. It lasts until Lift or the emulator stops.
-func (s *Service) Withdraw(instance, action string, after time.Duration) {
-	s.rules.mu.Lock()
-	defer s.rules.mu.Unlock()
-	s.rules.withdrawn[withdrawal{instance, action}] = s.rules.now().Add(after)
-}
-
-// Lift ends what Withdraw began with the same instance and action, at once.
-func (s *Service) Lift(instance, action string) {
-	s.rules.mu.Lock()
-	defer s.rules.mu.Unlock()
-	delete(s.rules.withdrawn, withdrawal{instance, action})
 }
