@@ -338,3 +338,15 @@ func (u user) unwrap(id, ciphertext, aad string) reply {
 	u.w.t.Helper()
 	return u.call("POST", "/keys/"+id+"/actions/unwrap", `{"ciphertext":"`+ciphertext+`"`+aad+`}`)
 }
+
+func get(t *testing.T, url string, headers ...string) reply {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	return send(t, req)
+}

@@ -32,14 +32,14 @@ type signer struct {
 	issuer string
 	now    func() time.Time
 
-	mu       sync.Mutex
-	keys     map[string]*rsa.PrivateKey // by kid
-	current  string                     // kid that signs: the newest
-	verified map[[sha256.Size]byte]verified
+	mu      sync.Mutex
+	keys    map[string]*rsa.PrivateKey // by kid
+	current string                     // kid that signs: the newest
+	proofs  map[[sha256.Size]byte]proof
 }
 
-// verified is what a token said whose signature and issuer were right.
-type verified struct {
+// proof is what a token said whose signature and issuer were right.
+type proof struct {
 	iamID   string
 	expires time.Time
 }
@@ -47,7 +47,7 @@ type verified struct {
 // openSigner loads the signing keys. A new data file gets two, as IBM publishes several: the one that
 // signs and a predecessor.
 func openSigner(db *bbolt.DB, issuer string, now func() time.Time) (*signer, error) {
-	s := &signer{db: db, issuer: issuer, now: now, keys: map[string]*rsa.PrivateKey{}, verified: map[[sha256.Size]byte]verified{}}
+	s := &signer{db: db, issuer: issuer, now: now, keys: map[string]*rsa.PrivateKey{}, proofs: map[[sha256.Size]byte]proof{}}
 	err := db.View(func(tx *bbolt.Tx) error {
 		return bucket(tx, bucketSigning).ForEach(func(kid, raw []byte) error {
 			key, err := x509.ParsePKCS8PrivateKey(raw)
@@ -115,7 +115,7 @@ func (s *signer) retire() error {
 	})
 	if err == nil {
 		maps.DeleteFunc(s.keys, func(kid string, _ *rsa.PrivateKey) bool { return kid != s.current })
-		clear(s.verified)
+		clear(s.proofs)
 	}
 	return err
 }
@@ -176,7 +176,7 @@ func (s *signer) caller(r *http.Request) (string, error) {
 func (s *signer) verify(raw string) (string, error) {
 	sum := sha256.Sum256([]byte(raw))
 	s.mu.Lock()
-	known, ok := s.verified[sum]
+	known, ok := s.proofs[sum]
 	s.mu.Unlock()
 	if ok && s.now().Before(known.expires) {
 		return known.iamID, nil
@@ -204,9 +204,9 @@ func (s *signer) verify(raw string) (string, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.verified) >= maxVerified {
-		clear(s.verified)
+	if len(s.proofs) >= maxVerified {
+		clear(s.proofs)
 	}
-	s.verified[sum] = verified{c.IAMID, time.Unix(c.EXP, 0)}
+	s.proofs[sum] = proof{c.IAMID, time.Unix(c.EXP, 0)}
 	return c.IAMID, nil
 }

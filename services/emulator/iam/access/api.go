@@ -21,7 +21,7 @@ const maxAttributeValue = 1000
 
 const transactionHeader = "Transaction-Id"
 
-// Routes adds IAM policy management to r: v1, and v2 for reading. Answers have a Transaction-Id header
+// Routes adds IAM policy management to r: v1, v2 for reading, roles, and the decision point. Answers have a Transaction-Id header
 // before they come here.
 func (s *Service) Routes(r chi.Router) {
 	api := jsonhttp.API{
@@ -37,6 +37,11 @@ func (s *Service) Routes(r chi.Router) {
 	route("PUT", "/v1/policies/{id}", s.replacePolicy)
 	route("PATCH", "/v1/policies/{id}", s.setPolicyState)
 	route("DELETE", "/v1/policies/{id}", s.deletePolicy)
+	route("GET", "/v2/policies", s.listPolicies(viewV2))
+	route("GET", "/v2/policies/{id}", s.getPolicy(viewV2))
+	route("GET", "/v2/roles", s.listRoles)
+	route("GET", "/acms/v1/roles", s.listLegacyRoles)
+	route("POST", "/v2/authz", s.authz)
 }
 
 // fault is an error of policy management: HTTP status, code, message and, for a conflict, the

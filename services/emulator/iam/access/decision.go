@@ -74,9 +74,8 @@ func (b *rulebook) set(p policy) {
 	}
 }
 
-// holds tells whether a principal has a role that passes on a resource, now.
-func (b *rulebook) holds(iamID string, on Attributes, passes func(role) bool) bool {
-	subject := subjectOf(iamID)
+// holds tells whether a subject has a role that passes on a resource, now.
+func (b *rulebook) holds(subject, on Attributes, passes func(role) bool) bool {
 	key := subject["iam_id"]
 	if key == "" {
 		key = subject["accountId"]
@@ -92,16 +91,20 @@ func (b *rulebook) holds(iamID string, on Attributes, passes func(role) bool) bo
 	})
 }
 
+func withAction(action string) func(role) bool {
+	return func(r role) bool { return slices.Contains(r.actions, action) }
+}
+
 // May is the decision: may the principal do the action, "kms.secrets.wrap", on a resource whose
 // attributes are on. A resource of a key manager names accountId, serviceName and serviceInstance,
 // and keyRing, resourceType and resource as far as the call is about them.
 func (s *Service) May(iamID, action string, on Attributes) bool {
-	return s.rules.holds(iamID, on, func(r role) bool { return slices.Contains(r.actions, action) })
+	return s.rules.holds(subjectOf(iamID), on, withAction(action))
 }
 
 // mayManage tells whether the principal may see and change policies on a resource.
 func (s *Service) mayManage(iamID string, on Attributes) bool {
-	return s.rules.holds(iamID, on, func(r role) bool { return r.name == administrator || r.name == manager })
+	return s.rules.holds(subjectOf(iamID), on, func(r role) bool { return r.name == administrator || r.name == manager })
 }
 
 // SetDecisionDelay makes changes of policies count that long after they were made; those already made

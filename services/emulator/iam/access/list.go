@@ -43,6 +43,7 @@ func (p policy) listed(query url.Values, state string) bool {
 	for name, value := range map[string]string{
 		"account_id": p.account(), "type": p.Type, "service_type": serviceType,
 		"iam_id": p.Subject.get("iam_id"), "access_group_id": p.Subject.get("access_group_id"),
+		"service_name": p.Resource.get("serviceName"), "service_group_id": p.Resource.get("service_group_id"),
 	} {
 		if want := query.Get(name); want != "" && want != value {
 			return false

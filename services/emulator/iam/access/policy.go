@@ -60,8 +60,9 @@ func (a attribute) matches(on Attributes) bool {
 	return ok && value == a.Value
 }
 
-// wildcardMatch tells whether s fits pattern, in which * is any run of characters and ? any one.
-func wildcardMatch(pattern, s string) bool {
+// wildcardMatch tells whether text fits a pattern, in which * is any run of characters and ? any one.
+func wildcardMatch(wildcards, text string) bool {
+	pattern, s := []rune(wildcards), []rune(text)
 	p, i := 0, 0
 	star, from := -1, 0 // the latest *, and where in s what follows it was tried last
 	for i < len(s) {
@@ -78,7 +79,7 @@ func wildcardMatch(pattern, s string) bool {
 			return false
 		}
 	}
-	return strings.Trim(pattern[p:], "*") == ""
+	return strings.Trim(string(pattern[p:]), "*") == ""
 }
 
 // attributeSet is a subject or a resource of a policy. Only resources have tags.
