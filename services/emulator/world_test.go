@@ -32,6 +32,7 @@ const (
 	readerPlusKey = "api-key-of-the-reader-plus-0000000001"
 	readerKey     = "api-key-of-the-reader-000000000000001"
 	otherKey      = "api-key-of-the-other-account-00000001"
+	vmwareKey     = "api-key-of-vmware-solutions-000000001"
 
 	managerID = "ServiceId-00000000-0000-4000-8000-000000000001"
 )
@@ -65,6 +66,7 @@ func testSeed() *Seed {
 			serviceID("3", testAccount, readerPlusKey, on(kmsInstance, "ReaderPlus")),
 			serviceID("4", testAccount, readerKey, on(kmsInstance, "Reader")),
 			serviceID("5", otherAccount, otherKey, on(kmsOfOther, "Manager")),
+			{ID: "ServiceId-00000000-0000-4000-8000-000000000006", Service: "vmware-solutions", Name: "kmip", Account: otherAccount, APIKey: vmwareKey},
 		},
 	}
 }
@@ -349,4 +351,15 @@ func get(t *testing.T, url string, headers ...string) reply {
 		req.Header.Set(headers[i], headers[i+1])
 	}
 	return send(t, req)
+}
+
+// send sends a request with a token.
+func (w *world) send(method, url, token, body string) reply {
+	w.t.Helper()
+	req, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	return send(w.t, req)
 }
