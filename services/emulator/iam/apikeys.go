@@ -193,7 +193,7 @@ func (s *Service) getAPIKey(c *jsonhttp.Call) (jsonhttp.Answer, error) {
 // reviseAPIKey changes the key of the path by edit.
 func (s *Service) reviseAPIKey(c *jsonhttp.Call, edit func(*apiKey) error) (apiKey, error) {
 	var k apiKey
-	return k, s.cfg.DB.Update(func(tx *bbolt.Tx) (err error) {
+	err := s.cfg.DB.Update(func(tx *bbolt.Tx) (err error) {
 		if k, err = s.apiKeyOfPath(c, tx); err != nil {
 			return err
 		}
@@ -204,6 +204,7 @@ func (s *Service) reviseAPIKey(c *jsonhttp.Call, edit func(*apiKey) error) (apiK
 		k.Modified = s.cfg.Now().UTC()
 		return putAPIKey(tx, k)
 	})
+	return k, err
 }
 
 func (s *Service) updateAPIKey(c *jsonhttp.Call) (jsonhttp.Answer, error) {

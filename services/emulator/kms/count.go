@@ -12,7 +12,7 @@ func Keys(tx *bbolt.Tx, guid string) (n int, err error) {
 	if b == nil {
 		return 0, nil
 	}
-	return n, b.ForEach(func(_, raw []byte) error {
+	err = b.ForEach(func(_, raw []byte) error {
 		var k key
 		if err := json.Unmarshal(raw, &k); err != nil {
 			return err
@@ -22,4 +22,5 @@ func Keys(tx *bbolt.Tx, guid string) (n int, err error) {
 		}
 		return nil
 	})
+	return n, err
 }

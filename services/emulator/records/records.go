@@ -27,7 +27,8 @@ func Get[T any](b *bbolt.Bucket, id string) (T, error) {
 	if raw == nil {
 		return v, ErrNone
 	}
-	return v, json.Unmarshal(raw, &v)
+	err := json.Unmarshal(raw, &v)
+	return v, err
 }
 
 // Each calls f with every record of b in the order of their ids. An error of f ends it.

@@ -103,6 +103,10 @@ func TestDecision(t *testing.T) {
 			body(typeAuthorization, attributes("serviceName", "vmware-solutions", "accountId", otherAccount), onCrypto, kmipOnHPCS),
 			strings.Replace(instance, testAccount, otherAccount, 1), "hs-crypto.secrets.unwrap", crypto(), true,
 		},
+		{
+			"a tag, which no resource has", body(typeAccess, somebody, strings.TrimSuffix(onKeys, "}")+`,"tags":[{"name":"project","value":"x"}]}`, reader),
+			"IBMid-1", "kms.secrets.wrap", keys(), false,
+		},
 		{"an access group is not played", body(typeAccess, attributes("access_group_id", "IBMid-1"), onKeys, reader), "IBMid-1", "kms.secrets.wrap", keys(), false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -232,7 +232,7 @@ func (s *Service) policyOfPath(c *jsonhttp.Call, tx *bbolt.Tx) (policy, error) {
 // the request has to name the revision it has seen.
 func (s *Service) revisePolicy(c *jsonhttp.Call, conditional bool, edit func(*policy) error) (policy, error) {
 	var p policy
-	return p, s.changePolicy(c, func(tx *bbolt.Tx) (policy, error) {
+	err := s.changePolicy(c, func(tx *bbolt.Tx) (policy, error) {
 		var err error
 		if p, err = s.policyOfPath(c, tx); err != nil {
 			return p, err
@@ -246,8 +246,10 @@ func (s *Service) revisePolicy(c *jsonhttp.Call, conditional bool, edit func(*po
 		}
 		p.Revision++
 		p.Modified, p.ModifiedBy = s.cfg.Now().UTC(), c.By
-		return p, edit(&p)
+		err = edit(&p)
+		return p, err
 	})
+	return p, err
 }
 
 func (s *Service) replacePolicy(c *jsonhttp.Call) (jsonhttp.Answer, error) {

@@ -102,8 +102,9 @@ func (s attributeSet) has(name string) bool {
 	return slices.ContainsFunc(s.Attributes, func(a attribute) bool { return a.Name == name })
 }
 
+// matches tells whether the set is about what on describes. No resource here has tags.
 func (s attributeSet) matches(on Attributes) bool {
-	return !slices.ContainsFunc(s.Attributes, func(a attribute) bool { return !a.matches(on) })
+	return len(s.Tags) == 0 && !slices.ContainsFunc(s.Attributes, func(a attribute) bool { return !a.matches(on) })
 }
 
 // attributes are the set's own, for the question who may manage the policy. A wildcard stands for
