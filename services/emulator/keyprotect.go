@@ -58,12 +58,12 @@ func (e *Emulator) mayAtKeyProtect(ctx context.Context, _ *bbolt.Tx, q kms.Acces
 }
 
 // resourceController serves the resource controller. A Key Protect instance that holds keys, and a
-// Hyper Protect Crypto Services instance, whose crypto units count as initialized, are not deleted.
+// Hyper Protect Crypto Services instance whose crypto units are initialized, are not deleted.
 func (e *Emulator) resourceController() http.Handler {
 	return resourcecontroller.New(resourcecontroller.Config{
 		DB: e.db, Now: e.now, Log: e.log, Caller: e.iam.Caller, May: e.iam.May,
 		Keeps: func(tx *bbolt.Tx, in resourcecontroller.Instance) (string, error) {
-			if in.Service == resourcecontroller.HPCS {
+			if in.Service == resourcecontroller.HPCS && !in.Uninitialized {
 				return "The crypto units of the instance are not zeroized", nil
 			}
 			n, err := kms.Keys(tx, in.GUID)

@@ -99,3 +99,26 @@ func TestInstanceActsWhileAuthorized(t *testing.T) {
 		t.Error("the calls do not name the instance")
 	}
 }
+
+// TestHPCSInstancesAreKept deletes one whose crypto units are initialized, and one whose are not.
+func TestHPCSInstancesAreKept(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		initialized bool
+		status      int
+	}{{true, 422}, {false, 202}} {
+		w := newWorld(t)
+		w.stop()
+		seed := testSeed()
+		seed.Instances[2].Initialized = &c.initialized
+		w = startSeeded(t, w.dir, w.clock, seed)
+		if r := w.send("DELETE", w.rc+"/v2/resource_instances/"+hpcsInstance, w.token(userKey), ""); r.status != c.status {
+			t.Errorf("initialized %v: %d %s", c.initialized, r.status, r.body)
+		}
+		w.stop() // and is in use again after a start with the seed that names it
+		w = startSeeded(t, w.dir, w.clock, seed)
+		if r := w.send("GET", w.rc+"/v2/resource_instances/"+hpcsInstance, w.token(userKey), ""); r.status != 200 || r.decode(t)["state"] != "active" {
+			t.Errorf("seeded again: %d %s", r.status, r.body)
+		}
+	}
+}
