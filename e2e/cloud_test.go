@@ -22,6 +22,7 @@ import (
 type cloud struct {
 	iam, controller, kms, hpcs, admin string // addresses with http://
 	dir, seed                         string
+	flags                             []string
 	command                           *exec.Cmd
 	ended                             chan struct{}
 }
@@ -87,10 +88,10 @@ func (s cloudSeed) file(t *testing.T) string {
 	return path
 }
 
-// startCloud runs kmip-emulator with a seed until the test ends.
-func startCloud(t *testing.T, seed cloudSeed) *cloud {
+// startCloud runs kmip-emulator with a seed, and with more flags, until the test ends.
+func startCloud(t *testing.T, seed cloudSeed, flags ...string) *cloud {
 	t.Helper()
-	c := &cloud{dir: t.TempDir(), seed: seed.file(t)}
+	c := &cloud{dir: t.TempDir(), seed: seed.file(t), flags: flags}
 	c.run(t, freeBasePort())
 	return c
 }
@@ -98,7 +99,7 @@ func startCloud(t *testing.T, seed cloudSeed) *cloud {
 // run starts the emulator and waits until it says so in its log.
 func (c *cloud) run(t *testing.T, basePort int) {
 	t.Helper()
-	arguments := []string{"--data-dir", filepath.Join(c.dir, "data"), "--seed", c.seed}
+	arguments := append([]string{"--data-dir", filepath.Join(c.dir, "data"), "--seed", c.seed}, c.flags...)
 	for i, flag := range []string{"--iam-addr", "--resource-controller-addr", "--key-protect-addr", "--hpcs-addr", "--admin-addr"} {
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(basePort+i))
 		arguments = append(arguments, flag, address)

@@ -22,15 +22,7 @@ import (
 // m is a JSON object.
 type m = map[string]any
 
-// turn sets a knob of an emulator.
-func (c *cloud) turn(t *testing.T, knob string, body m) {
-	t.Helper()
-	if a := call(t, http.MethodPut, c.admin+"/emulator/v1/"+knob, nil, body); a.status >= 300 {
-		t.Fatalf("setting %s: status %d, %s", knob, a.status, a.body)
-	}
-}
-
-// rules turns a knob that is a list of rules to a single one.
+// rule turns a knob that is a list of rules to a single one.
 func (c *cloud) rule(t *testing.T, knob string, rule m) {
 	t.Helper()
 	c.turn(t, knob, m{"rules": []m{rule}})

@@ -44,6 +44,7 @@ var (
 	readerActions = []string{
 		"secrets.list", "secrets.head", "secrets.readmetadata", "secrets.listkeyversions",
 		"secrets.wrap", "secrets.unwrap", "secrets.rewrap", "keyrings.list", "registrations.list",
+		"registrations.create", "registrations.delete", // of services, for their own resources; an assumption
 	}
 	readerPlusActions = append(slices.Clip(readerActions), "secrets.read")
 	writerActions     = append(slices.Clip(readerPlusActions),
