@@ -105,12 +105,10 @@ func (s *Source) follow(ctx context.Context, after *tenant.Revision, apply func(
 			return err
 		}
 		alive()
-		if d.To != *after {
-			if err := apply(d); err != nil {
-				return finalError{err}
-			}
-			*after = d.To
+		if err := apply(d); err != nil {
+			return finalError{err}
 		}
+		*after = d.To
 		if err := s.wait(ctx, conn); err != nil {
 			return err
 		}

@@ -56,6 +56,19 @@ func (s *Snapshot) Apply(d Delta) (*Snapshot, []Quarantined, error) {
 	return next, all, nil
 }
 
+// All returns what NewSnapshot makes this snapshot of, in the order of ids.
+func (s *Snapshot) All() (all []Tenant, unreadable []Quarantined) {
+	for _, id := range slices.Sorted(maps.Keys(s.tenants)) {
+		all = append(all, *s.tenants[id])
+	}
+	for _, id := range slices.Sorted(maps.Keys(s.quarantined)) {
+		if s.tenants[id] == nil {
+			unreadable = append(unreadable, Quarantined{ID: id, Reason: s.quarantined[id]})
+		}
+	}
+	return all, unreadable
+}
+
 // Revision returns the revision of the snapshot.
 func (s *Snapshot) Revision() Revision { return s.revision }
 

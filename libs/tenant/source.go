@@ -21,8 +21,9 @@ type Source interface {
 	Snapshot(ctx context.Context) (*Snapshot, []Quarantined, error)
 	// Watch calls apply with every change after a revision, in order and with
 	// nothing left out, until ctx ends or apply fails; one delta may span
-	// several revisions. It calls apply within a second of a commit. It
-	// survives lost database connections by itself and returns ErrTooOld when
-	// it can't continue.
+	// several revisions. It calls apply within a second of a commit, and
+	// about as often with a delta that leads nowhere (After equals To): then
+	// that revision is still the newest. It survives lost database connections
+	// by itself and returns ErrTooOld when it can't continue.
 	Watch(ctx context.Context, after Revision, apply func(Delta) error) error
 }

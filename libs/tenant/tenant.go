@@ -95,7 +95,7 @@ func (t *Tenant) CRN(location string) string {
 }
 
 // Delta leads from revision After to revision To: the tenants that are new or
-// changed, as they are at To, and those that are gone.
+// changed, as they are at To, and those that are gone. After may equal To.
 type Delta struct {
 	After   Revision
 	To      Revision

@@ -27,6 +27,7 @@ const (
 	logsDir      = "logs"
 	postgresDir  = "postgres"
 	emulatorDir  = "emulator"
+	nodeDir      = "node" // and a number
 	certificates = "certificates"
 )
 

@@ -130,6 +130,7 @@ func (s *stack) nodeEnv(node int) []string {
 		"KMIP_LISTEN="+address(s.ports.node[node]),
 		fmt.Sprintf("KMIP_ADVERTISED_PORT=%d", s.ports.node[node]),
 		fmt.Sprintf("KMIP_DEDICATED_PORT_OFFSET=%d", node*dedicatedPorts),
+		fmt.Sprintf("KMIP_STATE_FOLDER=%s-%d", s.folder.path(nodeDir), node+1),
 		"KMIP_ADMIN_ADDRESS="+address(s.ports.nodeAdmin[node]),
 		"KMIP_TLS_CERTIFICATE_FILE="+s.server.chain,
 		"KMIP_TLS_KEY_FILE="+s.server.key,

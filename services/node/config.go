@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"strconv"
+	"time"
 
 	"golang.org/x/time/rate"
 
@@ -44,6 +46,14 @@ type Config struct {
 	IAMURL string `env:"KMIP_IAM_URL" envDefault:"https://iam.cloud.ibm.com"`
 	// KeyManagerEndpoints is the table of keyprotect.ParseEndpoints.
 	KeyManagerEndpoints string `env:"KMIP_KEY_MANAGER_ENDPOINTS"`
+	// StateFolder is on a volume that outlives the process; a sealed copy of
+	// the configuration lies there, so that a node can start while PostgreSQL
+	// is away. Empty: there is none.
+	StateFolder string `env:"KMIP_STATE_FOLDER"`
+	// ConfigurationAgeLimit is how long the last configuration serves while
+	// PostgreSQL is away: a certificate can't be removed in that time. Zero
+	// stands for 72 hours.
+	ConfigurationAgeLimit time.Duration `env:"KMIP_CONFIGURATION_AGE_LIMIT"`
 	// SealingKeysFile holds the operator's keyring, see secret.ParseKeyring. It
 	// is read again when it changes.
 	SealingKeysFile string `env:"KMIP_SEALING_KEYS_FILE"`
@@ -57,6 +67,7 @@ type Config struct {
 type parts struct {
 	host        string // to listen on; empty: all addresses
 	port        uint16 // advertised
+	ageLimit    time.Duration
 	certificate tls.Certificate
 	managers    *keyManagers
 }
@@ -79,6 +90,17 @@ func (c Config) check() (parts, error) {
 	}
 	if p.port = c.AdvertisedPort; p.port == 0 {
 		p.port = port
+	}
+	if p.ageLimit = c.ConfigurationAgeLimit; p.ageLimit == 0 {
+		p.ageLimit = defaultAgeLimit
+	}
+	if p.ageLimit < 0 {
+		problem("KMIP_CONFIGURATION_AGE_LIMIT", "%s is no time; set it to how long nodes may serve without PostgreSQL, for example 72h", c.ConfigurationAgeLimit)
+	}
+	if c.StateFolder != "" {
+		if err := os.MkdirAll(c.StateFolder, 0o700); err != nil {
+			problem("KMIP_STATE_FOLDER", "%w; set it to a folder of the node's own, or leave it out", err)
+		}
 	}
 	if c.DedicatedPortOffset <= -maxPort || c.DedicatedPortOffset >= maxPort {
 		problem("KMIP_DEDICATED_PORT_OFFSET", "%d leads to no port; set it to what is to be added to advertised ports, 0 for nothing", c.DedicatedPortOffset)

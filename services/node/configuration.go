@@ -3,9 +3,12 @@ package node
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
@@ -19,16 +22,24 @@ const (
 // configuration is the cell's tenants as this node knows them.
 type configuration struct {
 	source   tenant.Source
+	disk     *diskCopy     // nil: a node that starts while PostgreSQL is away knows nothing
+	ageLimit time.Duration // so long the last snapshot serves while PostgreSQL is away
+	now      func() time.Time
 	log      *slog.Logger
 	metrics  *metrics
 	replaced func()                          // called after each change
 	current  atomic.Pointer[tenant.Snapshot] // nil until the first was read
-	left     map[tenant.ID]string            // why tenants are quarantined; follow's alone
+	// confirmed is when current was last known to be the newest; its monotonic
+	// reading keeps a clock that jumps from making it old.
+	confirmed atomic.Pointer[time.Time]
+	left      map[tenant.ID]string // why tenants are quarantined; follow's alone
+	complain  rate.Sometimes       // bounds the log
 }
 
-// follow keeps current up to date until ctx ends. While PostgreSQL is away the
-// last snapshot stays in force.
+// follow keeps current up to date until ctx ends, beginning with what the disk
+// holds. While PostgreSQL is away the last snapshot stays in force.
 func (c *configuration) follow(ctx context.Context) {
+	c.readDisk()
 	pause := firstPause
 	for ctx.Err() == nil {
 		err := c.read(ctx)
@@ -49,19 +60,49 @@ func (c *configuration) follow(ctx context.Context) {
 	}
 }
 
+// readDisk puts the copy on the disk in force. Whatever is wrong with it, it is
+// as if there were none.
+func (c *configuration) readDisk() {
+	if c.disk == nil {
+		return
+	}
+	snapshot, quarantined, confirmed, err := c.disk.read()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return
+	case err != nil:
+		c.log.Error("the copy of the configuration on the disk can't be used", "error", err)
+		return
+	}
+	c.confirmed.Store(&confirmed)
+	c.current.Store(snapshot)
+	c.log.Info("configuration read from the disk", "confirmed", confirmed)
+	c.tell(snapshot, quarantined)
+}
+
 // read takes a full snapshot and then every change, until one fails.
 func (c *configuration) read(ctx context.Context) error {
 	snapshot, quarantined, err := c.source.Snapshot(ctx)
 	if err != nil {
 		return err
 	}
-	c.replace(snapshot, quarantined)
+	c.confirm()
+	c.current.Store(snapshot)
+	c.keep(func(now time.Time) error { return c.disk.replace(snapshot, now) })
+	c.tell(snapshot, quarantined)
 	return c.source.Watch(ctx, snapshot.Revision(), func(d tenant.Delta) error {
+		c.confirm()
+		if d.After == d.To {
+			c.keep(func(now time.Time) error { return c.disk.add(d, c.current.Load(), now) })
+			return nil
+		}
 		next, quarantined, err := c.current.Load().Apply(d)
 		if err != nil {
 			return err
 		}
-		c.replace(next, quarantined)
+		c.current.Store(next)
+		c.keep(func(now time.Time) error { return c.disk.add(d, next, now) })
+		c.tell(next, quarantined)
 		for _, id := range d.Removed {
 			c.metrics.forget(id)
 		}
@@ -69,8 +110,37 @@ func (c *configuration) read(ctx context.Context) error {
 	})
 }
 
-func (c *configuration) replace(s *tenant.Snapshot, quarantined []tenant.Quarantined) {
-	c.current.Store(s)
+// confirm notes that the database has just been heard.
+func (c *configuration) confirm() {
+	now := c.now()
+	c.confirmed.Store(&now)
+}
+
+// keep writes to the disk what is in force for requests already, before anybody
+// is told so: a node that starts again never goes back behind what it told.
+func (c *configuration) keep(write func(now time.Time) error) {
+	if c.disk == nil {
+		return
+	}
+	if err := write(c.now()); err != nil {
+		c.metrics.copyFailed.Inc()
+		c.complain.Do(func() {
+			c.log.Error("the copy of the configuration can't be written and is removed: started again while PostgreSQL is away, this node would serve nobody", "error", err)
+		})
+	}
+}
+
+// age is how long ago the configuration was known to be the newest.
+func (c *configuration) age() time.Duration {
+	confirmed := c.confirmed.Load()
+	if confirmed == nil {
+		return 0
+	}
+	return max(0, c.now().Sub(*confirmed))
+}
+
+// tell tells logs, metrics and the server what is in force now.
+func (c *configuration) tell(s *tenant.Snapshot, quarantined []tenant.Quarantined) {
 	c.metrics.revision.Set(float64(s.Revision().Number))
 	c.metrics.tenants.Set(float64(s.Len()))
 	c.metrics.quarantined.Set(float64(len(quarantined)))
@@ -88,14 +158,27 @@ func (c *configuration) replace(s *tenant.Snapshot, quarantined []tenant.Quarant
 
 // admit finds the tenant of an arrival in the current snapshot.
 func (c *configuration) admit(a tenant.Arrival, now time.Time) (*tenant.Tenant, tenant.Client, error) {
-	s := c.current.Load()
-	if s == nil {
-		return nil, tenant.Client{}, errNoConfiguration
+	if err := c.usable(); err != nil {
+		return nil, tenant.Client{}, err
 	}
-	return s.Admit(a, now)
+	return c.current.Load().Admit(a, now)
 }
 
-var errNoConfiguration = errors.New("no configuration was read yet: PostgreSQL has not answered since this node started")
+// usable says why nobody can be admitted, or nil.
+func (c *configuration) usable() error {
+	switch {
+	case c.current.Load() == nil:
+		return errNoConfiguration
+	case c.age() > c.ageLimit:
+		return errOldConfiguration
+	}
+	return nil
+}
+
+var (
+	errNoConfiguration  = errors.New("no configuration was read yet: PostgreSQL has not answered since this node started")
+	errOldConfiguration = errors.New("the configuration is older than KMIP_CONFIGURATION_AGE_LIMIT allows: PostgreSQL has not answered for that long")
+)
 
 // causeOf names why admit failed, for logs and metrics.
 func causeOf(err error) string {

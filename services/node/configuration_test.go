@@ -57,7 +57,7 @@ func follow(t *testing.T, s *script) (metrics map[string]string, logged string, 
 	t.Helper()
 	var log bytes.Buffer
 	registry := obs.NewRegistry()
-	c := &configuration{source: s, log: slog.New(slog.NewTextHandler(&log, nil)), metrics: newMetrics(registry)}
+	c := &configuration{source: s, ageLimit: time.Hour, now: time.Now, log: slog.New(slog.NewTextHandler(&log, nil)), metrics: newMetrics(registry)}
 	c.replaced = func() { inForce = append(inForce, c.current.Load().Revision().Number) }
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
@@ -134,7 +134,7 @@ func TestGoneTenantHasNoMetrics(t *testing.T) {
 	s := &script{snapshots: []func() (*tenant.Snapshot, []tenant.Quarantined, error){at(1, tenant.Tenant{ID: "one"})}}
 	registry := obs.NewRegistry()
 	m := newMetrics(registry)
-	c := &configuration{source: s, log: slog.New(slog.DiscardHandler), metrics: m, replaced: func() {}}
+	c := &configuration{source: s, ageLimit: time.Hour, now: time.Now, log: slog.New(slog.DiscardHandler), metrics: m, replaced: func() {}}
 	m.items.WithLabelValues("one", "Get", "success").Inc()
 	m.keyManager.WithLabelValues("one", "load", "success").Inc()
 	m.items.WithLabelValues("two", "Get", "success").Inc()

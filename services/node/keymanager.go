@@ -35,6 +35,7 @@ type keyManagers struct {
 
 	mu      sync.Mutex
 	read    version // of the file when it was read last
+	ring    *secret.Keyring
 	factory *keyprotect.Factory
 	stale   rate.Sometimes // bounds the log
 }
@@ -64,6 +65,17 @@ func (k *keyManagers) open(t *tenant.Tenant) (engine.KeyManager, error) {
 	return manager, err
 }
 
+// keyring returns the operator's sealing keys as they are now, or as they could
+// be read last.
+func (k *keyManagers) keyring() (*secret.Keyring, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.load(); err != nil && k.ring == nil {
+		return nil, err
+	}
+	return k.ring, nil
+}
+
 // load reads the sealing keys if the file has changed.
 func (k *keyManagers) load() error {
 	info, err := os.Stat(k.file)
@@ -83,7 +95,7 @@ func (k *keyManagers) load() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", k.file, err)
 	}
-	k.read, k.factory = now, &keyprotect.Factory{Endpoints: k.endpoints, Keyring: keyring, Tokens: k.tokens, Service: k.service}
+	k.read, k.ring, k.factory = now, keyring, &keyprotect.Factory{Endpoints: k.endpoints, Keyring: keyring, Tokens: k.tokens, Service: k.service}
 	return nil
 }
 

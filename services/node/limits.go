@@ -33,6 +33,8 @@ const (
 	lingerTimeout    = time.Second // for the client to read our last words
 	drainTimeout     = 10 * time.Second
 
+	defaultAgeLimit = 72 * time.Hour // of a configuration that can't be confirmed
+
 	tenantRequests = 64  // of one tenant, carried out at once
 	tenantQueue    = 256 // of one tenant, waiting for their turn
 )

@@ -16,6 +16,7 @@ type metrics struct {
 	panics                                      prometheus.Counter
 	doors                                       *prometheus.GaugeVec // state: open, missing
 	reportsFailed                               prometheus.Counter
+	copyFailed                                  prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -51,8 +52,11 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		reportsFailed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "kmip_reports_failed_total", Help: "Reports of the configuration in force, and of refusals, that PostgreSQL did not take. Refusals are reported again.",
 		}),
+		copyFailed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "kmip_configuration_copy_failed_total", Help: "Times that the configuration could not be written to the disk.",
+		}),
 	}
-	r.MustRegister(m.handshakes, m.items, m.duration, m.keyManager, m.panics, m.doors, m.reportsFailed)
+	r.MustRegister(m.copyFailed, m.handshakes, m.items, m.duration, m.keyManager, m.panics, m.doors, m.reportsFailed)
 	return m
 }
 
@@ -60,4 +64,11 @@ func newMetrics(r prometheus.Registerer) *metrics {
 func (m *metrics) forget(id tenant.ID) {
 	m.items.DeletePartialMatch(prometheus.Labels{"tenant": string(id)})
 	m.keyManager.DeletePartialMatch(prometheus.Labels{"tenant": string(id)})
+}
+
+// newAge tells how old the configuration is.
+func newAge(r prometheus.Registerer, c *configuration) {
+	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "kmip_configuration_age_seconds", Help: "Time since the configuration in force was known to be the newest; 0 before there is one.",
+	}, func() float64 { return c.age().Seconds() }))
 }

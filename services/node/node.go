@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -58,7 +59,14 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *Node, err error) {
 	registry := obs.NewRegistry()
 	m := newMetrics(registry)
 	p.managers.log = n.log
-	follow := &configuration{source: pg.NewSource(n.pool), log: n.log, metrics: m}
+	follow := &configuration{
+		source: pg.NewSource(n.pool), ageLimit: p.ageLimit, now: time.Now, log: n.log, metrics: m,
+		complain: rate.Sometimes{Interval: complainEvery},
+	}
+	if c.StateFolder != "" {
+		follow.disk = &diskCopy{path: filepath.Join(c.StateFolder, copyFile), keyring: p.managers.keyring}
+	}
+	newAge(registry, follow)
 	respond := &wire.Responder{
 		Engine: engine.New(engine.Config{Objects: pg.NewObjects(n.pool), KeyManagers: counted(p.managers.open, m), Now: time.Now}),
 		Now:    time.Now, Vendor: vendor,

@@ -288,13 +288,10 @@ func signal(c chan<- struct{}) {
 
 // ready tells why the node should get no new connections, or nil.
 func (s *server) ready() error {
-	switch {
-	case s.draining.Load():
+	if s.draining.Load() {
 		return errors.New("the node is shutting down")
-	case s.configuration.current.Load() == nil:
-		return errNoConfiguration
 	}
-	return nil
+	return s.configuration.usable()
 }
 
 // errBusy answers a request that found its tenant's queue full.
