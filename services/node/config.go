@@ -46,6 +46,9 @@ type Config struct {
 	IAMURL string `env:"KMIP_IAM_URL" envDefault:"https://iam.cloud.ibm.com"`
 	// KeyManagerEndpoints is the table of keyprotect.ParseEndpoints.
 	KeyManagerEndpoints string `env:"KMIP_KEY_MANAGER_ENDPOINTS"`
+	// DrainDelay is how long the node serves on after it was told to end,
+	// unready, so that balancers send no one here any more.
+	DrainDelay time.Duration `env:"KMIP_DRAIN_DELAY"`
 	// StateFolder is on a volume that outlives the process; a sealed copy of
 	// the configuration lies there, so that a node can start while PostgreSQL
 	// is away. Empty: there is none.
@@ -96,6 +99,9 @@ func (c Config) check() (parts, error) {
 	}
 	if p.ageLimit < 0 {
 		problem("KMIP_CONFIGURATION_AGE_LIMIT", "%s is no time; set it to how long nodes may serve without PostgreSQL, for example 72h", c.ConfigurationAgeLimit)
+	}
+	if c.DrainDelay < 0 {
+		problem("KMIP_DRAIN_DELAY", "%s is no time; set it to what balancers need to notice, for example 5s, or leave it out", c.DrainDelay)
 	}
 	if c.StateFolder != "" {
 		if err := os.MkdirAll(c.StateFolder, 0o700); err != nil {

@@ -151,3 +151,28 @@ func TestDrainIsBounded(t *testing.T) {
 		conn.Close()
 	})
 }
+
+// TestServesOnWhileBalancersNotice ends a node that has to wait for them: it is
+// unready at once and serves new connections until the time is over.
+func TestServesOnWhileBalancersNotice(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, r *rig, p *pipes) {
+		r.drainDelay = 5 * time.Second
+		began := time.Now()
+		r.stop()
+		synctest.Wait()
+		if err := r.ready(); err == nil {
+			t.Error("ready although it is to end")
+		}
+		<-time.After(4 * time.Second)
+		conn := r.overPipe(t, p)
+		if _, err := io.WriteString(conn, discover); err != nil {
+			t.Fatal(err)
+		}
+		readFrame(t, conn)
+		go func() { _, _ = io.Copy(io.Discard, conn) }() // the node's goodbye
+		<-r.ended
+		if took := time.Since(began); took < r.drainDelay || took > r.drainDelay+drainTimeout {
+			t.Errorf("it ended after %s", took)
+		}
+	})
+}

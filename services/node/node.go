@@ -73,27 +73,28 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *Node, err error) {
 	}
 	n.server = newServer(p.port, p.certificate, follow, respond, n.log, m, time.Now)
 	n.server.doors.host, n.server.doors.offset = p.host, c.DedicatedPortOffset
+	n.server.drainDelay = c.DrainDelay
 	follow.replaced = n.server.replaced
 	n.reporter = &reporter{reports: pg.NewReports(n.pool, c.Name), server: n.server, rival: rate.Sometimes{Interval: complainEvery}}
 	n.adminAPI = obs.Admin(registry, func(context.Context) error { return n.server.ready() })
 	return n, nil
 }
 
-// Run serves until ctx ends; requests in flight then have ten seconds.
+// Run serves until ctx ends, and as long after it as DrainDelay says; requests
+// in flight then have ten seconds.
 func (n *Node) Run(ctx context.Context) error {
 	defer n.close()
 	n.log.Info("listening", "kmip", n.kmip.Addr().String(), "advertised_port", n.server.port, "admin", n.admin.Addr().String())
-	// The admin listener outlives the KMIP one, so that a probe sees the end.
-	adminContext, endAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	// Everything else outlives the KMIP listeners: probes see the end, and while
+	// the last requests are answered changes are still in force at once.
+	others, end := context.WithCancel(context.WithoutCancel(ctx))
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return obs.Serve(adminContext, n.log, n.admin, n.adminAPI) })
-	group.Go(func() error { n.server.configuration.follow(ctx); return nil })
-	group.Go(func() error { n.reporter.run(ctx); return nil })
+	group.Go(func() error { return obs.Serve(others, n.log, n.admin, n.adminAPI) })
+	group.Go(func() error { n.server.configuration.follow(others); return nil })
+	group.Go(func() error { n.reporter.run(others); return nil })
 	group.Go(func() error {
-		defer endAdmin()
-		err := n.server.serve(ctx, n.kmip)
-		n.reporter.signOff(adminContext)
-		return err
+		defer end()
+		return n.server.serve(ctx, n.kmip)
 	})
 	if err := group.Wait(); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return err

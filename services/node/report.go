@@ -22,8 +22,9 @@ type reporter struct {
 	rival   rate.Sometimes // bounds the log
 }
 
-// run reports until ctx ends.
+// run reports until ctx ends, and then that the node counts no longer.
 func (r *reporter) run(ctx context.Context) {
+	defer r.signOff(context.WithoutCancel(ctx))
 	tick := time.NewTicker(reportInterval)
 	defer tick.Stop()
 	for {
@@ -39,7 +40,7 @@ func (r *reporter) run(ctx context.Context) {
 	}
 }
 
-// signOff reports for the last time: the node counts no longer.
+// signOff reports for the last time.
 func (r *reporter) signOff(ctx context.Context) {
 	r.refusals(ctx)
 	r.try(ctx, r.reports.SignOff)

@@ -59,7 +59,6 @@ func TestReports(t *testing.T) {
 	}
 	stop()
 	<-ended
-	r.signOff(t.Context())
 	if nodes, err := instances.Nodes(t.Context()); err != nil || len(nodes) != 0 {
 		t.Errorf("nodes after the end: %+v, %v", nodes, err)
 	}

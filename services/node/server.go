@@ -45,8 +45,10 @@ type server struct {
 	turns    turns
 	refusals refusals
 	draining atomic.Bool
-	tooFast  rate.Sometimes // bounds the log, not the refusals
-	changed  chan struct{}  // has a value when the configuration was replaced
+	// drainDelay is how long the node serves on after it was told to end.
+	drainDelay time.Duration
+	tooFast    rate.Sometimes // bounds the log, not the refusals
+	changed    chan struct{}  // has a value when the configuration was replaced
 	// inForce is what new connections, ports included, are served by; told gets
 	// a value when it has changed.
 	inForce  atomic.Pointer[tenant.Revision]
@@ -83,18 +85,26 @@ func newServer(port uint16, certificate tls.Certificate, c *configuration, r res
 	}
 }
 
-// serve accepts on l, and on tenants' own ports, until ctx ends; then it lets
-// requests in flight finish.
+// serve accepts on l, and on tenants' own ports. When ctx ends it is no longer
+// ready but serves on for drainDelay, so that balancers and probes notice; then
+// it accepts no more and lets requests in flight finish.
 func (s *server) serve(ctx context.Context, l net.Listener) error {
+	door, shut := context.WithCancel(context.WithoutCancel(ctx))
+	defer shut()
 	stop := context.AfterFunc(ctx, func() {
 		s.draining.Store(true)
+		select {
+		case <-time.After(s.drainDelay):
+		case <-door.Done(): // a listener broke
+		}
+		shut()
 		l.Close()
 	})
 	defer stop()
 	work, callOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer callOff()
-	s.running.Go(func() { s.keepDoors(ctx, work) })
-	if err := s.acceptAll(ctx, work, l, s.port); err != nil {
+	s.running.Go(func() { s.keepDoors(door, work) })
+	if err := s.acceptAll(door, work, l, s.port); err != nil {
 		return err
 	}
 	s.drain(callOff)
