@@ -125,15 +125,11 @@ func (r *replay) connect() {
 
 func (r *replay) exchange(asked kmip.Value) kmip.Value {
 	r.t.Helper()
-	var frame bytes.Buffer
-	enc := ttlv.NewEncoder(&frame)
-	if err := message.PutValue(enc, kmip14.TagRequestMessage, asked); err != nil {
+	var w message.Writer
+	if err := w.Value(kmip14.TagRequestMessage, asked); err != nil {
 		r.t.Fatal(err)
 	}
-	if err := enc.Flush(); err != nil {
-		r.t.Fatal(err)
-	}
-	if _, err := r.conn.Write(frame.Bytes()); err != nil {
+	if _, err := r.conn.Write(w.Frame()); err != nil {
 		r.t.Fatal(err)
 	}
 	answer, err := message.Read(r.conn, 1<<20)

@@ -7,14 +7,17 @@ import (
 )
 
 // activate carries out Activate (KMIP 1.4, 4.19).
-func (b *batch) activate(ctx context.Context, c message.Cursor) (payload, error) {
-	named, err := decodeIdentified(c, b.decoding)
+func (b *batch) activate(ctx context.Context, c message.Cursor) error {
+	id, err := b.decodeIdentified(c)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	id, err := b.target(named)
-	if err != nil {
-		return nil, err
+	if err := b.target(id); err != nil {
+		return err
 	}
-	return identified{id}, b.responder.Engine.Activate(ctx, b.tenant, id)
+	if err := b.responder.Engine.Activate(ctx, b.tenant, id); err != nil {
+		return err
+	}
+	b.answer.putIdentifier(id)
+	return nil
 }

@@ -1,45 +1,65 @@
 package wire
 
 import (
-	"bytes"
-	"errors"
 	"time"
 
 	"github.com/gemalto/kmip-go/kmip14"
 	"github.com/gemalto/kmip-go/ttlv"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
 	"github.com/kmip-for-vmware/kmip/libs/wire/message"
 )
 
-// answer collects the batch items of a Response Message (KMIP 1.4, 7.1). Keys
-// are encoded as zeros; finish copies the key bytes into the finished frame,
-// so that no buffer but that one ever holds them.
+// answer is a Response Message (KMIP 1.4, 7.1) under construction. Keys are
+// written as zeros; finish copies the key bytes over them, so that no buffer
+// but the finished frame ever holds them.
 type answer struct {
+	message.Writer
 	version version
-	items   bytes.Buffer // encoded batch items
-	enc     *ttlv.Encoder
-	count   int32
+	count   int32 // of batch items
 	keys    []placedKey
 }
 
-// placedKey is a key that belongs into a batch item.
+// placedKey is a key and where its bytes belong in the frame.
 type placedKey struct {
-	item     int32 // counted from 0
+	at       int
 	material *secret.Bytes
 }
 
-func newAnswer(v version) *answer {
-	a := &answer{version: v}
-	a.enc = ttlv.NewEncoder(&a.items)
+// usualAnswer is the room for an answer at first, in bytes: that of a Get of
+// one key fits.
+const usualAnswer = 384
+
+// headerAt is where the Response Header begins, after the message's own head.
+const headerAt = 8
+
+// newAnswer returns an answer without items; finish writes its header again.
+func newAnswer(v version) answer {
+	a := answer{Writer: message.NewWriter(usualAnswer), version: v}
+	a.Begin(kmip14.TagResponseMessage)
+	a.putHeader(&a.Writer, time.Time{})
 	return a
 }
 
-// keep takes ownership of key bytes that belong into the item that is written
-// next.
-func (a *answer) keep(material *secret.Bytes) {
-	a.keys = append(a.keys, placedKey{item: a.count, material: material})
+// putHeader writes a Response Header (KMIP 1.4, 7.2), always of the same size.
+func (a *answer) putHeader(w *message.Writer, now time.Time) {
+	header := w.Begin(kmip14.TagResponseHeader)
+	putVersion(w, a.version)
+	w.Time(kmip14.TagTimeStamp, now)
+	w.Int32(kmip14.TagBatchCount, a.count)
+	w.End(header)
+}
+
+// putKey writes a Byte String of key bytes and takes ownership of them.
+func (a *answer) putKey(tag ttlv.Tag, material *secret.Bytes) {
+	a.keys = append(a.keys, placedKey{at: a.Room(tag, material.Len()), material: material})
+}
+
+// putIdentifier writes a Unique Identifier.
+func (a *answer) putIdentifier(id kmip.ObjectID) {
+	a.Text(kmip14.TagUniqueIdentifier, string(id))
 }
 
 // wipe zeroes the keys; the frame has its own copy.
@@ -49,133 +69,62 @@ func (a *answer) wipe() {
 	}
 }
 
-// succeed adds the result of an item that was carried out. After an error
-// nothing has been added.
-func (a *answer) succeed(it *batchItem, p payload) error {
-	return a.item(it, func(e *ttlv.Encoder) error {
-		e.EncodeEnumeration(kmip14.TagResultStatus, uint32(kmip14.ResultStatusSuccess))
-		return e.EncodeStructure(kmip14.TagResponsePayload, func(e *ttlv.Encoder) error {
-			return p.put(e, a.version)
-		})
-	})
+// openItem is a batch item of the answer whose outcome is not known yet. Its
+// fields are where its parts begin, and how many keys came before it.
+type openItem struct {
+	item, result, payload, keys int
 }
 
-// fail adds the result of an item that failed. Every failure has a Result
-// Message (KMIP 1.4, 6.11): PyKMIP's client does not survive one without.
-func (a *answer) fail(it *batchItem, err error) {
-	// Only a payload can fail to be encoded.
-	_ = a.item(it, func(e *ttlv.Encoder) error {
-		e.EncodeEnumeration(kmip14.TagResultStatus, uint32(kmip14.ResultStatusOperationFailed))
-		e.EncodeEnumeration(kmip14.TagResultReason, uint32(reasonOf(err)))
-		e.EncodeTextString(kmip14.TagResultMessage, fault.Public(err))
-		return nil
-	})
-}
-
-// item adds a batch item: what it repeats of the request, then result.
-func (a *answer) item(it *batchItem, result func(*ttlv.Encoder) error) error {
-	before := a.items.Len()
-	err := a.enc.EncodeStructure(kmip14.TagBatchItem, func(e *ttlv.Encoder) error {
-		if it.operation != 0 {
-			e.EncodeEnumeration(kmip14.TagOperation, uint32(it.operation))
-		}
-		if it.id != nil {
-			message.PutBytes(e, kmip14.TagUniqueBatchItemID, it.id)
-		}
-		return result(e)
-	})
-	if err = errors.Join(err, a.enc.Flush()); err != nil {
-		a.items.Truncate(before)
-		return err
+// begin begins the answer to a batch item as if it succeeded; what is written
+// until succeed or fail is its Response Payload.
+func (a *answer) begin(it *batchItem) (o openItem) {
+	o.item = a.Begin(kmip14.TagBatchItem)
+	if it.operation != 0 {
+		a.Enum(kmip14.TagOperation, uint32(it.operation))
 	}
+	if it.id != nil {
+		a.Bytes(kmip14.TagUniqueBatchItemID, it.id)
+	}
+	o.result, o.keys = a.Len(), len(a.keys)
+	a.Enum(kmip14.TagResultStatus, uint32(kmip14.ResultStatusSuccess))
+	o.payload = a.Begin(kmip14.TagResponsePayload)
+	return o
+}
+
+// succeed ends the answer to a batch item that was carried out.
+func (a *answer) succeed(o openItem) {
+	a.End(o.payload)
+	a.End(o.item)
 	a.count++
-	return nil
+}
+
+// fail ends the answer to a batch item that failed, without what was written
+// since it began. Every failure has a Result Message (KMIP 1.4, 6.11): PyKMIP's
+// client does not survive one without.
+func (a *answer) fail(o openItem, err error) {
+	for _, k := range a.keys[o.keys:] {
+		k.material.Wipe()
+	}
+	a.keys = a.keys[:o.keys]
+	a.Truncate(o.result)
+	a.Enum(kmip14.TagResultStatus, uint32(kmip14.ResultStatusOperationFailed))
+	a.Enum(kmip14.TagResultReason, uint32(reasonOf(err)))
+	a.Text(kmip14.TagResultMessage, fault.Public(err))
+	a.End(o.item)
+	a.count++
 }
 
 // finish returns the whole message, or an error of kind TooLarge if it is
 // longer than limit bytes (KMIP 1.4, 6.3).
 func (a *answer) finish(now time.Time, limit int) (*secret.Bytes, error) {
-	var frame bytes.Buffer
-	frame.Grow(a.items.Len() + headerSize)
-	enc := ttlv.NewEncoder(&frame)
-	err := enc.EncodeStructure(kmip14.TagResponseMessage, func(e *ttlv.Encoder) error {
-		if err := a.putHeader(e, now); err != nil {
-			return err
-		}
-		return e.Encode(ttlv.TTLV(a.items.Bytes()))
-	})
-	if err = errors.Join(err, enc.Flush()); err != nil {
-		return nil, err
+	if a.Len() > limit {
+		return nil, fault.Newf(fault.TooLarge, "The response would have %d bytes; at most %d are allowed.", a.Len(), limit)
 	}
-	if frame.Len() > limit {
-		return nil, fault.Newf(fault.TooLarge, "The response would have %d bytes; at most %d are allowed.", frame.Len(), limit)
+	header := a.Over(headerAt)
+	a.putHeader(&header, now)
+	a.End(0)
+	for _, k := range a.keys {
+		copy(a.Frame()[k.at:], k.material.Reveal())
 	}
-	whole := secret.Of(frame.Bytes())
-	if err := a.place(frame.Bytes()); err != nil {
-		whole.Wipe()
-		return nil, err
-	}
-	return whole, nil
-}
-
-// headerSize is the length of the message's own head and its header.
-const headerSize = 88
-
-// putHeader writes a Response Header (KMIP 1.4, 7.2).
-func (a *answer) putHeader(e *ttlv.Encoder, now time.Time) error {
-	return e.EncodeStructure(kmip14.TagResponseHeader, func(e *ttlv.Encoder) error {
-		if err := putVersion(e, a.version); err != nil {
-			return err
-		}
-		e.EncodeDateTime(kmip14.TagTimeStamp, now)
-		e.EncodeInteger(kmip14.TagBatchCount, a.count)
-		return nil
-	})
-}
-
-// keyPath leads from a batch item to the bytes of a symmetric key
-// (KMIP 1.4, 4.11, 2.2.2, 2.1.3, 2.1.4).
-var keyPath = [...]ttlv.Tag{
-	kmip14.TagResponsePayload, kmip14.TagSymmetricKey, kmip14.TagKeyBlock, kmip14.TagKeyValue, kmip14.TagKeyMaterial,
-}
-
-// place copies the keys over the zeros that stand for them in a frame.
-func (a *answer) place(frame []byte) error {
-	if len(a.keys) == 0 {
-		return nil
-	}
-	c := message.Open(frame)
-	c.Next()
-	items, err := c.Children()
-	if err != nil {
-		return err
-	}
-	items.Next() // the header
-	keys := a.keys
-	for n := int32(0); len(keys) > 0 && items.Next(); n++ {
-		if keys[0].item != n {
-			continue
-		}
-		zeros, err := keyBytes(items)
-		if err != nil || len(zeros) != keys[0].material.Len() {
-			return errors.Join(errors.New("wire: no room for the key in its batch item"), err)
-		}
-		copy(zeros, keys[0].material.Reveal())
-		keys = keys[1:]
-	}
-	return nil
-}
-
-// keyBytes returns the key bytes of a batch item, aliasing it.
-func keyBytes(c message.Cursor) ([]byte, error) {
-	for _, tag := range keyPath {
-		children, err := c.Children()
-		if err != nil {
-			return nil, err
-		}
-		for children.Next() && children.Tag() != tag {
-		}
-		c = children
-	}
-	return c.Bytes()
+	return secret.Of(a.Frame()), nil
 }

@@ -11,101 +11,154 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/wire/message"
 )
 
-// attributeSince names the attributes that came after KMIP 1.0 and the minor
-// version that brought them (section 3 of KMIP 1.1 to 1.4). Answers in an
-// older version leave them out: parsers of some clients end at a name that
-// they don't know.
-var attributeSince = map[string]int32{
-	"Certificate Length": 1, "X.509 Certificate Identifier": 1, "X.509 Certificate Subject": 1,
-	"X.509 Certificate Issuer": 1, "Digital Signature Algorithm": 1, "Fresh": 1,
-	"Alternative Name": 2, "Key Value Present": 2, "Key Value Location": 2, "Original Creation Date": 2,
-	"Random Number Generator": 3,
-	"PKCS#12 Friendly Name":   4, "Description": 4, "Comment": 4, "Sensitive": 4, "Always Sensitive": 4,
-	"Extractable": 4, "Never Extractable": 4,
+// standardAttribute is one attribute of the standard.
+type standardAttribute struct {
+	name string
+	// since is the minor version of 1.x that brought it. Answers in an older
+	// version leave it out: parsers of some clients end at a name that they
+	// don't know.
+	since int32
+}
+
+// standardAttributes are those of section 3 of KMIP 1.0 to 1.4, by name.
+var standardAttributes = bySince([...][]string{
+	0: {
+		"Unique Identifier", "Name", "Object Type", "Cryptographic Algorithm", "Cryptographic Length",
+		"Cryptographic Parameters", "Cryptographic Domain Parameters", "Certificate Type", "Certificate Identifier",
+		"Certificate Subject", "Certificate Issuer", "Digest", "Operation Policy Name", "Cryptographic Usage Mask",
+		"Lease Time", "Usage Limits", "State", "Initial Date", "Activation Date", "Process Start Date",
+		"Protect Stop Date", "Deactivation Date", "Destroy Date", "Compromise Occurrence Date", "Compromise Date",
+		"Revocation Reason", "Archive Date", "Object Group", "Link", "Application Specific Information",
+		"Contact Information", "Last Change Date",
+	},
+	1: {
+		"Certificate Length", "X.509 Certificate Identifier", "X.509 Certificate Subject",
+		"X.509 Certificate Issuer", "Digital Signature Algorithm", "Fresh",
+	},
+	2: {"Alternative Name", "Key Value Present", "Key Value Location", "Original Creation Date"},
+	3: {"Random Number Generator"},
+	4: {
+		"PKCS#12 Friendly Name", "Description", "Comment", "Sensitive", "Always Sensitive", "Extractable",
+		"Never Extractable",
+	},
+})
+
+func bySince(versions [5][]string) map[string]standardAttribute {
+	all := make(map[string]standardAttribute)
+	for since, names := range versions {
+		for _, name := range names {
+			all[name] = standardAttribute{name, int32(since)} //nolint:gosec // 0 to 4
+		}
+	}
+	return all
+}
+
+// attributeName returns an Attribute Name: the table's string if it is there,
+// or else a copy.
+func attributeName(f *fields) (string, error) {
+	text, err := f.RawText()
+	if a, standard := standardAttributes[string(text)]; standard {
+		return a.name, nil
+	}
+	if err == nil && len(text) == 0 {
+		err = fault.New(fault.Missing, "An attribute has no name.")
+	}
+	return string(text), err
 }
 
 // decodeTemplate reads a Template-Attribute (KMIP 1.4, 2.1.8).
-func decodeTemplate(c message.Cursor, d decoding) ([]kmip.Attribute, error) {
-	fields, err := c.Children()
-	if err != nil {
-		return nil, err
-	}
-	var attributes []kmip.Attribute
-	d.repeatable = [2]ttlv.Tag{kmip14.TagAttribute, kmip14.TagName}
-	err = eachField(fields, d, func(f message.Cursor) error {
+func (d *decoding) decodeTemplate(c message.Cursor) (attributes []kmip.Attribute, err error) {
+	f := d.open(c, kmip14.TagAttribute, kmip14.TagName)
+	for f.next() {
 		switch f.Tag() {
 		case kmip14.TagAttribute:
-			a, err := decodeAttribute(f, d)
-			if err == nil && a.index != nil && *a.index != 0 { // MySQL's client sends 0
-				err = fault.Newf(fault.Invalid, "Attribute %.40q: a template may not choose an index.", a.Name)
-			}
-			attributes = append(attributes, a.Attribute)
-			return err
+			attributes, f.err = d.appendAttribute(attributes, &f)
 		case kmip14.TagName:
-			return fault.New(fault.NotFound, "No template with this name exists.")
+			f.err = fault.New(fault.NotFound, "No template with this name exists.")
 		default:
-			return errUnknownField
+			f.unknown()
 		}
-	})
+	}
+	for i := range attributes {
+		if a := &attributes[i]; f.err == nil && a.Index != 0 { // MySQL's client sends 0
+			f.err = fault.Newf(fault.Invalid, "Attribute %.40q: a template may not choose an index.", a.Name)
+		}
+	}
+	return attributes, f.done()
+}
+
+// appendAttribute appends the Attribute on which f stands. The first one makes
+// room for all that follow it.
+func (d *decoding) appendAttribute(attributes []kmip.Attribute, f *fields) ([]kmip.Attribute, error) {
+	if len(attributes) == cap(attributes) {
+		n := 1 + f.Count(kmip14.TagAttribute)
+		if err := d.take(n * attributeSize); err != nil {
+			return nil, err
+		}
+		attributes = slices.Grow(attributes, n)
+	}
+	attributes = attributes[:len(attributes)+1]
+	_, err := d.decodeAttribute(&attributes[len(attributes)-1], f.Cursor)
 	return attributes, err
 }
 
-// attribute is an Attribute as a request gives it; its index may be absent.
-type attribute struct {
-	kmip.Attribute
-	index *int32
-}
-
-// decodeAttribute reads an Attribute (KMIP 1.4, 2.1.1).
-func decodeAttribute(c message.Cursor, d decoding) (a attribute, err error) {
-	fields, err := c.Children()
-	if err != nil {
-		return a, err
-	}
-	var value bool
-	err = eachField(fields, decoding{ignoreUnknown: d.ignoreUnknown}, func(f message.Cursor) (err error) {
+// decodeAttribute reads an Attribute (KMIP 1.4, 2.1.1) into a zero one and
+// reports whether its index is given.
+func (d *decoding) decodeAttribute(a *kmip.Attribute, c message.Cursor) (indexed bool, err error) {
+	f := d.open(c)
+	for f.next() {
 		switch f.Tag() {
 		case kmip14.TagAttributeName:
-			a.Name, err = f.Text()
+			a.Name, f.err = attributeName(&f)
 		case kmip14.TagAttributeIndex:
-			var n int32
-			n, err = f.Int32()
-			a.index = &n
+			a.Index, f.err = f.Int32()
+			indexed = true
 		case kmip14.TagAttributeValue:
-			a.Value, err = f.Value()
-			value = true
+			if f.err = d.take(f.Members() * memberSize); f.err == nil {
+				a.Value, f.err = f.Value()
+			}
 		default:
-			err = errUnknownField
+			f.unknown()
 		}
-		return err
-	})
-	switch {
-	case err != nil:
-		return a, err
-	case a.Name == "":
-		return a, fault.New(fault.Missing, "An attribute has no name.")
-	case !value:
-		return a, fault.Newf(fault.Missing, "Attribute %.40q has no value.", a.Name)
 	}
-	return a, nil
+	return indexed, f.done(kmip14.TagAttributeName, kmip14.TagAttributeValue)
 }
 
-// putAttribute writes an Attribute (KMIP 1.4, 2.1.1) as a version knows it,
-// or nothing. Index 0 is left out, as vCenter and the OASIS cases have it.
-func putAttribute(e *ttlv.Encoder, a kmip.Attribute, v version) error {
-	if attributeSince[a.Name] > v.minor {
+// The memory of what attributes are made of, in bytes.
+const (
+	attributeSize = 112 // a kmip.Attribute
+	memberSize    = 136 // a kmip.Field, and a big.Int that it may point to
+)
+
+// take takes room for an attribute or its members.
+func (d *decoding) take(bytes int) error {
+	if d.room -= bytes; d.room < 0 {
+		return fault.New(fault.Invalid, "The attributes of the request have too many parts.")
+	}
+	return nil
+}
+
+// putAttribute writes an Attribute (KMIP 1.4, 2.1.1) as the answer's version
+// knows it, or nothing. Index 0 is left out, as vCenter and the OASIS cases
+// have it.
+func (a *answer) putAttribute(attribute *kmip.Attribute) error {
+	if standardAttributes[attribute.Name].since > a.version.minor {
 		return nil
 	}
-	if a.Name == kmip.AttributeDigest && v.minor == 0 {
-		a.Value = digestOf10(a.Value)
+	value := attribute.Value
+	if attribute.Name == kmip.AttributeDigest && a.version.minor == 0 {
+		value = digestOf10(value)
 	}
-	return e.EncodeStructure(kmip14.TagAttribute, func(e *ttlv.Encoder) error {
-		e.EncodeTextString(kmip14.TagAttributeName, a.Name)
-		if a.Index != 0 {
-			e.EncodeInteger(kmip14.TagAttributeIndex, a.Index)
-		}
-		return message.PutValue(e, kmip14.TagAttributeValue, a.Value)
-	})
+	at := a.Begin(kmip14.TagAttribute)
+	a.Text(kmip14.TagAttributeName, attribute.Name)
+	if attribute.Index != 0 {
+		a.Int32(kmip14.TagAttributeIndex, attribute.Index)
+	}
+	if err := a.Value(kmip14.TagAttributeValue, value); err != nil {
+		return err
+	}
+	a.End(at)
+	return nil
 }
 
 // digestOf10 returns a Digest without the Key Format Type that KMIP 1.1 added

@@ -7,6 +7,7 @@ import (
 	"github.com/gemalto/kmip-go/kmip14"
 	"github.com/gemalto/kmip-go/ttlv"
 
+	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
 )
@@ -43,7 +44,12 @@ func BenchmarkDecodeCreate(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if r, err := decodeCreate(q.items[0].payload, decoding{}); err != nil || len(r.template) != 3 {
+		nextItem(&q.items)
+		it, err := q.parseItem(q.items)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if r, err := q.decodeCreate(it.payload); err != nil || len(r.template) != 3 {
 			b.Fatal(r, err)
 		}
 	}
@@ -57,8 +63,13 @@ func BenchmarkDecodeGet(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if r, err := decodeGet(q.items[0].payload, decoding{}); err != nil || *r.id != benchID {
-			b.Fatal(r, err)
+		nextItem(&q.items)
+		it, err := q.parseItem(q.items)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if id, err := q.decodeGet(it.payload); err != nil || id != benchID {
+			b.Fatal(id, err)
 		}
 	}
 }
@@ -71,10 +82,9 @@ func BenchmarkEncodeGet(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		a := newAnswer(version{1, 1})
-		a.keep(material)
-		if err := a.succeed(&it, got{object: object, size: 32}); err != nil {
-			b.Fatal(err)
-		}
+		open := a.begin(&it)
+		a.putGot(engine.Key{Object: object, Material: material})
+		a.succeed(open)
 		frame, err := a.finish(now, maxResponse)
 		if err != nil {
 			b.Fatal(err)

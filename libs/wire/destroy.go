@@ -7,14 +7,17 @@ import (
 )
 
 // destroy carries out Destroy (KMIP 1.4, 4.21).
-func (b *batch) destroy(ctx context.Context, c message.Cursor) (payload, error) {
-	named, err := decodeIdentified(c, b.decoding)
+func (b *batch) destroy(ctx context.Context, c message.Cursor) error {
+	id, err := b.decodeIdentified(c)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	id, err := b.target(named)
-	if err != nil {
-		return nil, err
+	if err := b.target(id); err != nil {
+		return err
 	}
-	return identified{id}, b.responder.Engine.Destroy(ctx, b.tenant, id)
+	if err := b.responder.Engine.Destroy(ctx, b.tenant, id); err != nil {
+		return err
+	}
+	b.answer.putIdentifier(id)
+	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/gemalto/kmip-go/kmip14"
-	"github.com/gemalto/kmip-go/ttlv"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
@@ -15,61 +14,54 @@ import (
 // getAttributesRequest is the Request Payload of Get Attributes
 // (KMIP 1.4, 4.12).
 type getAttributesRequest struct {
-	id    *string
+	id    kmip.ObjectID
 	names []string // none: all
 }
 
-func decodeGetAttributes(c message.Cursor, d decoding) (r getAttributesRequest, err error) {
-	d.repeatable[0] = kmip14.TagAttributeName
-	err = eachField(c, d, func(f message.Cursor) (err error) {
+func (d *decoding) decodeGetAttributes(c message.Cursor) (r getAttributesRequest, err error) {
+	r.id = d.placeholder
+	f := d.open(c, kmip14.TagAttributeName)
+	for f.next() {
 		switch f.Tag() {
 		case kmip14.TagUniqueIdentifier:
-			r.id, err = decodeIdentifier(f)
+			r.id, f.err = identifier(&f)
 		case kmip14.TagAttributeName:
+			if r.names == nil {
+				r.names = make([]string, 0, 1+f.Count(kmip14.TagAttributeName))
+			}
 			var name string
-			name, err = f.Text()
+			name, f.err = attributeName(&f)
 			r.names = append(r.names, name)
 		default:
-			err = errUnknownField
+			f.unknown()
 		}
-		return err
-	})
-	if err != nil {
-		return r, err
 	}
-	if len(r.names) > 1 {
+	if f.err == nil && len(r.names) > 1 {
 		sorted := slices.Sorted(slices.Values(r.names))
 		if len(slices.Compact(sorted)) != len(r.names) {
-			return r, fault.New(fault.Malformed, "An attribute name is given twice.")
+			f.err = fault.New(fault.Malformed, "An attribute name is given twice.")
 		}
 	}
-	return r, nil
+	return r, f.done()
 }
 
-func (b *batch) getAttributes(ctx context.Context, c message.Cursor) (payload, error) {
-	r, err := decodeGetAttributes(c, b.decoding)
+// getAttributes carries out Get Attributes. The answer is the identifier alone
+// if the object has none of them, which vCenter relies on.
+func (b *batch) getAttributes(ctx context.Context, c message.Cursor) error {
+	r, err := b.decodeGetAttributes(c)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	id, err := b.target(r.id)
+	if err := b.target(r.id); err != nil {
+		return err
+	}
+	attributes, err := b.responder.Engine.Attributes(ctx, b.tenant, r.id, r.names)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	attributes, err := b.responder.Engine.Attributes(ctx, b.tenant, id, r.names)
-	return attributesOf{id: id, attributes: attributes}, err
-}
-
-// attributesOf is the Response Payload of Get Attributes (KMIP 1.4, 4.12): the
-// identifier alone if the object has none of them, which vCenter relies on.
-type attributesOf struct {
-	id         kmip.ObjectID
-	attributes []kmip.Attribute
-}
-
-func (p attributesOf) put(e *ttlv.Encoder, v version) error {
-	e.EncodeTextString(kmip14.TagUniqueIdentifier, string(p.id))
-	for _, a := range p.attributes {
-		if err := putAttribute(e, a, v); err != nil {
+	b.answer.putIdentifier(r.id)
+	for i := range attributes {
+		if err := b.answer.putAttribute(&attributes[i]); err != nil {
 			return err
 		}
 	}

@@ -4,37 +4,52 @@ import (
 	"context"
 
 	"github.com/gemalto/kmip-go/kmip14"
-	"github.com/gemalto/kmip-go/ttlv"
 
 	"github.com/kmip-for-vmware/kmip/libs/wire/message"
 )
 
-// payload writes the fields of a Response Payload in the specification's
-// order.
-type payload interface {
-	put(e *ttlv.Encoder, v version) error
-}
-
-// operation is one that is built: run decodes a Request Payload, carries it
-// out and returns the Response Payload.
+// operation is one that is built. run decodes the Request Payload on which its
+// cursor stands, carries the operation out and writes the fields of the
+// Response Payload to the batch's answer, in the specification's order. What it
+// wrote before an error is taken back.
 type operation struct {
-	code  kmip14.Operation
 	name  string
 	since int32 // minor version of 1.x that brought it; for Query
-	run   func(*batch, context.Context, message.Cursor) (payload, error)
+	run   func(*batch, context.Context, message.Cursor) error
 }
 
-// operations are all that are built, in the order of their codes
-// (KMIP 1.4, 9.1.3.2.27).
+// operations are all that are built, by their codes (KMIP 1.4, 9.1.3.2.27).
 var operations = [...]operation{
-	{kmip14.OperationCreate, "Create", 0, (*batch).create},
-	{kmip14.OperationLocate, "Locate", 0, (*batch).locate},
-	{kmip14.OperationGet, "Get", 0, (*batch).get},
-	{kmip14.OperationGetAttributes, "Get Attributes", 0, (*batch).getAttributes},
-	{kmip14.OperationAddAttribute, "Add Attribute", 0, (*batch).addAttribute},
-	{kmip14.OperationActivate, "Activate", 0, (*batch).activate},
-	{kmip14.OperationRevoke, "Revoke", 0, (*batch).revoke},
-	{kmip14.OperationDestroy, "Destroy", 0, (*batch).destroy},
-	{kmip14.OperationQuery, "Query", 0, (*batch).query},
-	{kmip14.OperationDiscoverVersions, "Discover Versions", 1, (*batch).discoverVersions},
+	kmip14.OperationCreate:           {"Create", 0, (*batch).create},
+	kmip14.OperationLocate:           {"Locate", 0, (*batch).locate},
+	kmip14.OperationGet:              {"Get", 0, (*batch).get},
+	kmip14.OperationGetAttributes:    {"Get Attributes", 0, (*batch).getAttributes},
+	kmip14.OperationAddAttribute:     {"Add Attribute", 0, (*batch).addAttribute},
+	kmip14.OperationActivate:         {"Activate", 0, (*batch).activate},
+	kmip14.OperationRevoke:           {"Revoke", 0, (*batch).revoke},
+	kmip14.OperationDestroy:          {"Destroy", 0, (*batch).destroy},
+	kmip14.OperationQuery:            {"Query", 0, (*batch).query},
+	kmip14.OperationDiscoverVersions: {"Discover Versions", 1, (*batch).discoverVersions},
+}
+
+// built returns the operation with a code, or nil if it is not built.
+func built(code kmip14.Operation) *operation {
+	if int(code) < len(operations) && operations[code].run != nil {
+		return &operations[code]
+	}
+	return nil
+}
+
+// nameOf returns an operation's name for logs and metrics: one of a fixed set.
+func nameOf(code kmip14.Operation) string {
+	switch o := built(code); {
+	case o != nil:
+		return o.name
+	case code == 0:
+		return ""
+	case code <= kmip14.OperationExport:
+		return code.String()
+	default:
+		return "Unknown"
+	}
 }

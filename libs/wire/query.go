@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/gemalto/kmip-go/kmip14"
-	"github.com/gemalto/kmip-go/ttlv"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/wire/message"
@@ -22,55 +21,43 @@ var lastQueryFunction = [...]kmip14.QueryFunction{
 
 // decodeQuery returns what a Query asks for, bit n for function n
 // (KMIP 1.4, 4.25).
-func decodeQuery(c message.Cursor, d decoding, v version) (asked uint32, err error) {
-	d.repeatable[0] = kmip14.TagQueryFunction
-	err = eachField(c, d, func(f message.Cursor) error {
+func (b *batch) decodeQuery(c message.Cursor) (asked uint32, err error) {
+	f := b.open(c, kmip14.TagQueryFunction)
+	for f.next() {
 		if f.Tag() != kmip14.TagQueryFunction {
-			return errUnknownField
+			f.unknown()
+			continue
 		}
-		n, err := f.Enum()
-		if err != nil {
-			return err
+		var function kmip14.QueryFunction
+		function, f.err = enum[kmip14.QueryFunction](&f)
+		if f.err == nil && (function == 0 || function > lastQueryFunction[b.version.minor]) {
+			f.err = fault.Newf(fault.Invalid, "Query function %d is not known in this protocol version.", uint32(function))
 		}
-		if n == 0 || n > uint32(lastQueryFunction[v.minor]) {
-			return fault.Newf(fault.Invalid, "Query function %d is not known in this protocol version.", n)
-		}
-		asked |= 1 << n
-		return nil
-	})
-	if err == nil && asked == 0 {
-		err = fault.New(fault.Missing, "Query Function is missing.")
+		asked |= 1 << function
 	}
-	return asked, err
+	return asked, f.done(kmip14.TagQueryFunction)
 }
 
-func (b *batch) query(_ context.Context, c message.Cursor) (payload, error) {
-	asked, err := decodeQuery(c, b.decoding, b.version)
-	return capabilities{asked: asked, vendor: b.responder.Vendor}, err
-}
-
-// capabilities is the Response Payload of Query (KMIP 1.4, 4.25). Functions
-// about what is not built are answered with nothing.
-type capabilities struct {
-	asked  uint32
-	vendor string
-}
-
-func (p capabilities) put(e *ttlv.Encoder, v version) error {
-	if p.asks(kmip14.QueryFunctionQueryOperations) {
-		for i := range operations {
-			if operations[i].since <= v.minor {
-				e.EncodeEnumeration(kmip14.TagOperation, uint32(operations[i].code))
+// query carries out Query. Functions about what is not built are answered with
+// nothing.
+func (b *batch) query(_ context.Context, c message.Cursor) error {
+	asked, err := b.decodeQuery(c)
+	if err != nil {
+		return err
+	}
+	asks := func(f kmip14.QueryFunction) bool { return asked&(1<<f) != 0 }
+	if asks(kmip14.QueryFunctionQueryOperations) {
+		for code := range b.operations {
+			if o := &b.operations[code]; o.run != nil && o.since <= b.version.minor {
+				b.answer.Enum(kmip14.TagOperation, uint32(code))
 			}
 		}
 	}
-	if p.asks(kmip14.QueryFunctionQueryObjects) {
-		e.EncodeEnumeration(kmip14.TagObjectType, uint32(kmip14.ObjectTypeSymmetricKey))
+	if asks(kmip14.QueryFunctionQueryObjects) {
+		b.answer.Enum(kmip14.TagObjectType, uint32(kmip14.ObjectTypeSymmetricKey))
 	}
-	if p.asks(kmip14.QueryFunctionQueryServerInformation) {
-		e.EncodeTextString(kmip14.TagVendorIdentification, p.vendor)
+	if asks(kmip14.QueryFunctionQueryServerInformation) {
+		b.answer.Text(kmip14.TagVendorIdentification, b.responder.Vendor)
 	}
 	return nil
 }
-
-func (p capabilities) asks(f kmip14.QueryFunction) bool { return p.asked&(1<<f) != 0 }

@@ -2,7 +2,6 @@ package wire
 
 import (
 	"github.com/gemalto/kmip-go/kmip14"
-	"github.com/gemalto/kmip-go/ttlv"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/wire/message"
@@ -10,28 +9,22 @@ import (
 
 // request is a parsed Request Message (KMIP 1.4, 7.1). It aliases the frame.
 type request struct {
+	decoding
 	version     version
-	maxResponse *int32 // Maximum Response Size in bytes, if given
-	goOn        bool   // Batch Error Continuation Option is Continue
-	count       *int32 // Batch Count
-	items       []batchItem
+	maxResponse int            // Maximum Response Size in bytes
+	goOn        bool           // Batch Error Continuation Option is Continue
+	count       int32          // Batch Count
+	items       message.Cursor // what follows the header
 }
 
-// batchItem is one Batch Item (KMIP 1.4, 6.15).
-type batchItem struct {
-	operation kmip14.Operation
-	id        []byte // Unique Batch Item ID; nil if it has none
-	payload   message.Cursor
-	err       error // why it can't be carried out
-}
-
-// parse reads a request. An error means that the request fails as a whole;
-// what is known of it by then is returned too. Errors inside one batch item
-// are left in that item (KMIP 1.4, 11.1).
+// parse reads a request's header and counts its batch items. An error means
+// that the request fails as a whole; what is known of it by then is returned
+// too (KMIP 1.4, 11.1).
 func parse(frame []byte) (q request, err error) {
 	if err := message.Validate(frame, message.DefaultLimits()); err != nil {
 		return q, err
 	}
+	q.room = max(minRoom, roomFactor*len(frame))
 	top := message.Open(frame)
 	top.Next()
 	if top.Tag() != kmip14.TagRequestMessage {
@@ -47,74 +40,68 @@ func parse(frame []byte) (q request, err error) {
 	if err := q.parseHeader(parts); err != nil {
 		return q, err
 	}
-	if q.items, err = parseItems(parts, q.version.later()); err != nil {
-		return q, err
-	}
+	q.items = parts
 	return q, q.checkBatch()
 }
 
 // parseHeader reads a Request Header (KMIP 1.4, 7.2). The version is judged
 // before the other fields: of another major version, we don't know them.
+//
+// Fields that are read but not heeded: the client certificate is the identity,
+// so credentials decide nothing; items run in order and at once, whatever order
+// and asynchrony are allowed; clients' clocks may be wrong.
 func (q *request) parseHeader(c message.Cursor) error {
-	fields, err := c.Children()
+	first, err := c.Children()
 	if err != nil {
 		return err
 	}
-	first := fields
 	if !first.Next() || first.Tag() != kmip14.TagProtocolVersion {
 		return fault.New(fault.Malformed, "The request header does not begin with a protocol version.")
 	}
-	if q.version, err = parseVersion(first); err != nil {
+	if q.version, err = q.parseVersion(first); err != nil {
 		return err
 	}
 	if !q.version.known() {
 		return errVersion
 	}
-	d := decoding{ignoreUnknown: q.version.later(), repeatable: [2]ttlv.Tag{kmip14.TagAttestationType}}
-	return eachField(fields, d, q.takeHeaderField)
-}
-
-// takeHeaderField reads one header field. Fields that are read but not heeded:
-// the client certificate is the identity, so credentials decide nothing;
-// items run in order and at once, whatever order and asynchrony are allowed;
-// clients' clocks may be wrong.
-func (q *request) takeHeaderField(f message.Cursor) (err error) {
-	switch f.Tag() {
-	case kmip14.TagProtocolVersion:
-	case kmip14.TagMaximumResponseSize:
-		var n int32
-		n, err = f.Int32()
-		q.maxResponse = &n
-	case kmip14.TagBatchCount:
-		var n int32
-		n, err = f.Int32()
-		q.count = &n
-	case kmip14.TagBatchErrorContinuationOption:
-		q.goOn, err = parseContinuation(f)
-	case kmip14.TagAsynchronousIndicator, kmip14.TagAttestationCapableIndicator, kmip14.TagBatchOrderOption:
-		_, err = f.Bool()
-	case kmip14.TagAuthentication:
-		_, err = f.Children()
-	case kmip14.TagTimeStamp:
-		_, err = f.Time()
-	case kmip14.TagAttestationType:
-		_, err = f.Enum()
-	case kmip14.TagClientCorrelationValue, kmip14.TagServerCorrelationValue:
-		_, err = f.Text()
-	default:
-		err = errUnknownField
+	q.later, q.maxResponse = q.version.later(), maxResponse
+	f := q.open(c, kmip14.TagAttestationType)
+	for f.next() {
+		switch f.Tag() {
+		case kmip14.TagProtocolVersion:
+		case kmip14.TagMaximumResponseSize:
+			var n int32
+			n, f.err = f.Int32()
+			q.maxResponse = min(maxResponse, int(n))
+		case kmip14.TagBatchCount:
+			q.count, f.err = f.Int32()
+		case kmip14.TagBatchErrorContinuationOption:
+			q.goOn, f.err = parseContinuation(&f)
+		case kmip14.TagAsynchronousIndicator, kmip14.TagAttestationCapableIndicator, kmip14.TagBatchOrderOption:
+			_, f.err = f.Bool()
+		case kmip14.TagAuthentication:
+			_, f.err = f.Children()
+		case kmip14.TagTimeStamp:
+			_, f.err = f.Time()
+		case kmip14.TagAttestationType:
+			_, f.err = f.Enum()
+		case kmip14.TagClientCorrelationValue, kmip14.TagServerCorrelationValue:
+			_, f.err = f.RawText()
+		default:
+			f.unknown()
+		}
 	}
-	return err
+	return f.done()
 }
 
 // parseContinuation reports whether the batch goes on after a failed item;
 // Undo is not built (KMIP 1.4, 6.13).
-func parseContinuation(f message.Cursor) (bool, error) {
-	option, err := f.Enum()
+func parseContinuation(f *fields) (bool, error) {
+	option, err := enum[kmip14.BatchErrorContinuationOption](f)
 	if err != nil {
 		return false, err
 	}
-	switch kmip14.BatchErrorContinuationOption(option) {
+	switch option {
 	case kmip14.BatchErrorContinuationOptionContinue:
 		return true, nil
 	case kmip14.BatchErrorContinuationOptionStop:
@@ -126,66 +113,50 @@ func parseContinuation(f message.Cursor) (bool, error) {
 	}
 }
 
-// parseItems reads the batch items that follow the header.
-func parseItems(parts message.Cursor, ignoreUnknown bool) ([]batchItem, error) {
-	var items []batchItem
-	for parts.Next() {
-		if parts.Tag() != kmip14.TagBatchItem {
-			if ignoreUnknown {
-				continue
-			}
-			return nil, fault.Newf(fault.Malformed, "The field %v stands where a batch item is expected.", parts.Tag())
+// checkBatch holds the batch against its header (KMIP 1.4, 6.4 and 6.14).
+func (q *request) checkBatch() error {
+	n := int32(0)
+	for items := q.items; items.Next(); {
+		switch {
+		case items.Tag() == kmip14.TagBatchItem:
+			n++
+		case !q.later:
+			return fault.Newf(fault.Malformed, "The field %v stands where a batch item is expected.", items.Tag())
 		}
-		if len(items) == maxBatchItems {
-			return nil, fault.Newf(fault.Malformed, "A request can have at most %d batch items.", maxBatchItems)
+		if n > maxBatchItems {
+			return fault.Newf(fault.Malformed, "A request can have at most %d batch items.", maxBatchItems)
 		}
-		items = append(items, batchItem{})
-		it := &items[len(items)-1]
-		it.err = it.parse(parts, ignoreUnknown)
+		if q.count > 1 && items.Tag() == kmip14.TagBatchItem && echoed(items).id == nil {
+			return fault.New(fault.Malformed, "Every item of a batch needs a unique batch item id.")
+		}
 	}
-	return items, nil
-}
-
-// parse reads one batch item (KMIP 1.4, 7.2).
-func (it *batchItem) parse(c message.Cursor, ignoreUnknown bool) error {
-	fields, err := c.Children()
-	if err != nil {
-		return err
-	}
-	it.parseEchoed(fields)
-	d := decoding{ignoreUnknown: ignoreUnknown, repeatable: [2]ttlv.Tag{kmip14.TagMessageExtension}}
-	var operation, body bool
-	err = eachField(fields, d, func(f message.Cursor) (err error) {
-		switch f.Tag() {
-		case kmip14.TagOperation:
-			_, err = f.Enum()
-			operation = true
-		case kmip14.TagUniqueBatchItemID:
-			_, err = f.Bytes()
-		case kmip14.TagRequestPayload:
-			it.payload, err = f.Children()
-			body = true
-		case kmip14.TagMessageExtension:
-			err = parseExtension(f)
-		default:
-			err = errUnknownField
-		}
-		return err
-	})
-	switch {
-	case err != nil:
-		return err
-	case !operation:
-		return fault.New(fault.Malformed, "The batch item has no operation.")
-	case !body:
-		return fault.New(fault.Malformed, "The batch item has no request payload.")
+	if q.count != n || n == 0 {
+		return fault.Newf(fault.Malformed, "The batch count is %d; the request has %d batch items.", q.count, n)
 	}
 	return nil
 }
 
-// parseEchoed reads what the answer repeats, first and whatever else is wrong
-// with the item.
-func (it *batchItem) parseEchoed(fields message.Cursor) {
+// nextItem steps on the next batch item and reports whether there is one.
+func nextItem(items *message.Cursor) bool {
+	for items.Next() {
+		if items.Tag() == kmip14.TagBatchItem {
+			return true
+		}
+	}
+	return false
+}
+
+// batchItem is one Batch Item (KMIP 1.4, 6.15 and 7.2).
+type batchItem struct {
+	operation kmip14.Operation // 0 if it has none
+	id        []byte           // Unique Batch Item ID; nil if it has none
+	payload   message.Cursor   // stands on the Request Payload
+}
+
+// echoed returns what the answer to a batch item repeats, whatever else may be
+// wrong with the item.
+func echoed(c message.Cursor) (it batchItem) {
+	fields, _ := c.Children()
 	for fields.Next() {
 		if fields.Tag() == kmip14.TagOperation {
 			code, _ := fields.Enum()
@@ -195,42 +166,50 @@ func (it *batchItem) parseEchoed(fields message.Cursor) {
 			it.id, _ = fields.Bytes()
 		}
 	}
+	return it
+}
+
+// parseItem reads the batch item on which c stands. What is echoed is returned
+// even with an error.
+func (d *decoding) parseItem(c message.Cursor) (it batchItem, err error) {
+	it = echoed(c)
+	f := d.open(c, kmip14.TagMessageExtension)
+	for f.next() {
+		switch f.Tag() {
+		case kmip14.TagOperation:
+			_, f.err = f.Enum()
+		case kmip14.TagUniqueBatchItemID:
+			_, f.err = f.Bytes()
+		case kmip14.TagRequestPayload:
+			it.payload = f.Cursor
+		case kmip14.TagMessageExtension:
+			f.err = d.parseExtension(f.Cursor)
+		default:
+			f.unknown()
+		}
+	}
+	return it, malformed(f.done(kmip14.TagOperation, kmip14.TagRequestPayload))
 }
 
 // parseExtension refuses extensions that have to be understood: none is
 // (KMIP 1.4, 6.16 and 11.1).
-func parseExtension(c message.Cursor) error {
-	fields, err := c.Children()
-	if err != nil {
-		return err
-	}
-	for fields.Next() {
-		if fields.Tag() != kmip14.TagCriticalityIndicator {
-			continue
-		}
-		critical, err := fields.Bool()
-		if err != nil {
-			return err
-		}
-		if critical {
-			return fault.New(fault.FeatureMissing, "The request depends on a message extension that is not known.")
+func (d *decoding) parseExtension(c message.Cursor) error {
+	var critical bool
+	f := d.open(c)
+	for f.next() {
+		switch f.Tag() {
+		case kmip14.TagVendorIdentification:
+			_, f.err = f.RawText()
+		case kmip14.TagCriticalityIndicator:
+			critical, f.err = f.Bool()
+		case kmip14.TagVendorExtension:
+			_, f.err = f.Children()
+		default:
+			f.unknown()
 		}
 	}
-	return nil
-}
-
-// checkBatch holds the batch against its header (KMIP 1.4, 6.4 and 6.14).
-func (q *request) checkBatch() error {
-	switch {
-	case q.count == nil:
-		return fault.New(fault.Malformed, "The request header has no batch count.")
-	case int64(*q.count) != int64(len(q.items)), len(q.items) == 0:
-		return fault.Newf(fault.Malformed, "The batch count is %d; the request has %d batch items.", *q.count, len(q.items))
+	if f.err == nil && critical {
+		return fault.New(fault.FeatureMissing, "The request depends on a message extension that is not known.")
 	}
-	for i := range q.items {
-		if it := &q.items[i]; len(q.items) > 1 && it.id == nil && it.err == nil {
-			return fault.New(fault.Malformed, "Every item of a batch needs a unique batch item id.")
-		}
-	}
-	return nil
+	return f.err
 }

@@ -6,71 +6,63 @@ import (
 
 	"github.com/gemalto/kmip-go/kmip14"
 
-	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/wire/message"
 )
 
 // revokeRequest is the Request Payload of Revoke (KMIP 1.4, 4.20).
 type revokeRequest struct {
-	id       *string
+	id       kmip.ObjectID
 	why      kmip.Revocation
 	occurred time.Time // zero without one
 }
 
-func decodeRevoke(c message.Cursor, d decoding) (r revokeRequest, err error) {
-	reason := false
-	err = eachField(c, d, func(f message.Cursor) (err error) {
+func (d *decoding) decodeRevoke(c message.Cursor) (r revokeRequest, err error) {
+	r.id = d.placeholder
+	f := d.open(c)
+	for f.next() {
 		switch f.Tag() {
 		case kmip14.TagUniqueIdentifier:
-			r.id, err = decodeIdentifier(f)
+			r.id, f.err = identifier(&f)
 		case kmip14.TagRevocationReason:
-			r.why, err = decodeRevocation(f, d)
-			reason = true
+			r.why, f.err = d.decodeRevocation(f.Cursor)
 		case kmip14.TagCompromiseOccurrenceDate:
-			r.occurred, err = f.Time()
+			r.occurred, f.err = f.Time()
 		default:
-			err = errUnknownField
+			f.unknown()
 		}
-		return err
-	})
-	if err == nil && !reason {
-		err = fault.New(fault.Missing, "Revocation Reason is missing.")
 	}
-	return r, err
+	return r, f.done(kmip14.TagRevocationReason)
 }
 
 // decodeRevocation reads a Revocation Reason (KMIP 1.4, 3.31).
-func decodeRevocation(c message.Cursor, d decoding) (why kmip.Revocation, err error) {
-	fields, err := c.Children()
-	if err != nil {
-		return why, err
-	}
-	err = eachField(fields, decoding{ignoreUnknown: d.ignoreUnknown}, func(f message.Cursor) (err error) {
+func (d *decoding) decodeRevocation(c message.Cursor) (why kmip.Revocation, err error) {
+	f := d.open(c)
+	for f.next() {
 		switch f.Tag() {
 		case kmip14.TagRevocationReasonCode:
-			var code uint32
-			code, err = f.Enum()
-			why.Reason = kmip.RevocationReason(code)
+			why.Reason, f.err = enum[kmip.RevocationReason](&f)
 		case kmip14.TagRevocationMessage:
-			why.Message, err = f.Text()
+			why.Message, f.err = f.Text()
 		default:
-			err = errUnknownField
+			f.unknown()
 		}
-		return err
-	})
-	return why, err
+	}
+	return why, f.done()
 }
 
 // revoke carries out Revoke.
-func (b *batch) revoke(ctx context.Context, c message.Cursor) (payload, error) {
-	r, err := decodeRevoke(c, b.decoding)
+func (b *batch) revoke(ctx context.Context, c message.Cursor) error {
+	r, err := b.decodeRevoke(c)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	id, err := b.target(r.id)
-	if err != nil {
-		return nil, err
+	if err := b.target(r.id); err != nil {
+		return err
 	}
-	return identified{id}, b.responder.Engine.Revoke(ctx, b.tenant, id, r.why, r.occurred)
+	if err := b.responder.Engine.Revoke(ctx, b.tenant, r.id, r.why, r.occurred); err != nil {
+		return err
+	}
+	b.answer.putIdentifier(r.id)
+	return nil
 }

@@ -2,7 +2,6 @@ package wire
 
 import (
 	"github.com/gemalto/kmip-go/kmip14"
-	"github.com/gemalto/kmip-go/ttlv"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/wire/message"
@@ -35,35 +34,24 @@ func (v version) answered() version {
 // later reports whether fields may come that this server has never heard of.
 func (v version) later() bool { return v.known() && v.minor > versions[0].minor }
 
-func parseVersion(c message.Cursor) (v version, err error) {
-	fields, err := c.Children()
-	if err != nil {
-		return v, err
-	}
-	var major, minor bool
-	err = eachField(fields, decoding{}, func(f message.Cursor) (err error) {
+func (d *decoding) parseVersion(c message.Cursor) (v version, err error) {
+	f := d.open(c)
+	for f.next() {
 		switch f.Tag() {
 		case kmip14.TagProtocolVersionMajor:
-			major = true
-			v.major, err = f.Int32()
+			v.major, f.err = f.Int32()
 		case kmip14.TagProtocolVersionMinor:
-			minor = true
-			v.minor, err = f.Int32()
+			v.minor, f.err = f.Int32()
 		default:
-			err = errUnknownField
+			f.unknown()
 		}
-		return err
-	})
-	if err == nil && (!major || !minor) {
-		err = fault.New(fault.Malformed, "The protocol version is incomplete.")
 	}
-	return v, err
+	return v, malformed(f.done(kmip14.TagProtocolVersionMajor, kmip14.TagProtocolVersionMinor))
 }
 
-func putVersion(e *ttlv.Encoder, v version) error {
-	return e.EncodeStructure(kmip14.TagProtocolVersion, func(e *ttlv.Encoder) error {
-		e.EncodeInteger(kmip14.TagProtocolVersionMajor, v.major)
-		e.EncodeInteger(kmip14.TagProtocolVersionMinor, v.minor)
-		return nil
-	})
+func putVersion(w *message.Writer, v version) {
+	at := w.Begin(kmip14.TagProtocolVersion)
+	w.Int32(kmip14.TagProtocolVersionMajor, v.major)
+	w.Int32(kmip14.TagProtocolVersionMinor, v.minor)
+	w.End(at)
 }

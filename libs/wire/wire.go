@@ -3,10 +3,11 @@
 // the engine can name gets its result reason here. It speaks KMIP 1.0 to 1.4
 // in TTLV (KMIP 1.4, section 9.1) and keeps no state between requests.
 //
-// One request goes through four steps: message.Validate and parse turn the
-// frame into a request; run carries out its batch items in order through the
-// table in operation.go; answer collects their encodings; finish puts the
-// header in front and the key bytes where they belong.
+// One request goes through three steps: parse checks the frame and reads its
+// header; run decodes one batch item after the other, carries it out through
+// the table in operation.go and writes its result; finish puts the header in
+// front and the key bytes where they belong. No step makes anything of the
+// frame's bytes but what the engine is given.
 package wire
 
 import (
@@ -14,19 +15,24 @@ import (
 	"errors"
 	"time"
 
-	"github.com/gemalto/kmip-go/kmip14"
-
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
+	"github.com/kmip-for-vmware/kmip/libs/wire/message"
 )
 
 // The limits on one request and its answer, beside those of package message.
 const (
 	maxBatchItems = 64
 	maxResponse   = 1 << 20 // bytes; a client may ask for less
+
+	// What is decoded takes less than four times the frame's memory: texts and
+	// byte strings are copied once, attributes may take the rest. Small frames
+	// may take more: the values of one attribute can be dense.
+	roomFactor = 3
+	minRoom    = 8 << 10 // bytes
 )
 
 // Responder answers requests for any tenant. Its fields are set once; it is
@@ -69,26 +75,20 @@ func (r *Responder) Respond(ctx context.Context, t *tenant.Tenant, request []byt
 		return r.refuse(q, err)
 	}
 	b := batch{
-		responder: r, tenant: t,
-		version:  q.version.answered(),
-		decoding: decoding{ignoreUnknown: q.version.later()},
-		answer:   newAnswer(q.version.answered()),
+		responder: r, tenant: t, operations: operations[:],
+		version: q.version.answered(), decoding: q.decoding, answer: newAnswer(q.version.answered()),
 	}
 	defer b.answer.wipe()
 
-	limit := maxResponse
-	if q.maxResponse != nil {
-		limit = min(limit, int(*q.maxResponse))
-	}
-	done := make([]Item, 0, len(q.items))
-	for i := range q.items {
-		outcome := b.run(ctx, &q.items[i])
+	done := make([]Item, 0, q.count)
+	for items := q.items; nextItem(&items); {
+		outcome := b.run(ctx, items)
 		done = append(done, outcome)
-		if outcome.Err != nil && !q.goOn || b.answer.items.Len() > limit {
+		if outcome.Err != nil && !q.goOn || b.answer.Len() > q.maxResponse {
 			break
 		}
 	}
-	frame, err := b.answer.finish(r.Now(), limit)
+	frame, err := b.answer.finish(r.Now(), q.maxResponse)
 	if err != nil {
 		refused := r.refuse(q, err)
 		refused.Items = append(done, refused.Items...)
@@ -109,14 +109,18 @@ func (r *Responder) Refuse(request []byte, err error) Response {
 // item id if the request has a single item.
 func (r *Responder) refuse(q request, err error) Response {
 	var only batchItem
-	if len(q.items) == 1 {
-		only = q.items[0]
+	items := q.items
+	if nextItem(&items) {
+		only = echoed(items)
+	}
+	if nextItem(&items) {
+		only = batchItem{}
 	}
 	a := newAnswer(q.version.answered())
-	a.fail(&only, err)
-	frame, encodeErr := a.finish(r.Now(), maxResponse)
-	if encodeErr != nil {
-		err = errors.Join(err, encodeErr) // nothing to send: Frame is empty
+	a.fail(a.begin(&only), err)
+	frame, tooLarge := a.finish(r.Now(), maxResponse)
+	if tooLarge != nil {
+		err = errors.Join(err, tooLarge) // nothing to send: Frame is empty
 	}
 	return Response{
 		Frame: frame,
@@ -127,68 +131,46 @@ func (r *Responder) refuse(q request, err error) Response {
 
 // batch is the state of one request while its items are carried out.
 type batch struct {
-	responder   *Responder
-	tenant      *tenant.Tenant
-	version     version // of the answer
-	decoding    decoding
-	answer      *answer
-	placeholder kmip.ObjectID // ID Placeholder (KMIP 1.4, section 4)
-	object      kmip.ObjectID // the object of the current item
+	decoding
+	responder  *Responder
+	tenant     *tenant.Tenant
+	operations []operation
+	version    version // of the answer
+	answer     answer
+	object     kmip.ObjectID // the object of the current item
 }
 
-// run carries out one item and adds its result to the answer.
-func (b *batch) run(ctx context.Context, it *batchItem) Item {
+// run carries out the item on which c stands and adds its result to the
+// answer.
+func (b *batch) run(ctx context.Context, c message.Cursor) Item {
 	b.object = ""
-	p, err := b.execute(ctx, it)
+	it, err := b.parseItem(c)
+	open := b.answer.begin(&it)
 	if err == nil {
-		err = b.answer.succeed(it, p)
+		err = b.execute(ctx, &it)
 	}
-	if err != nil {
-		b.answer.fail(it, err)
+	if err == nil {
+		b.answer.succeed(open)
+	} else {
+		b.answer.fail(open, err)
 	}
 	return Item{Operation: nameOf(it.operation), Object: b.object, Reason: uint32(reasonOf(err)), Err: err}
 }
 
-func (b *batch) execute(ctx context.Context, it *batchItem) (payload, error) {
-	if it.err != nil {
-		return nil, it.err
+func (b *batch) execute(ctx context.Context, it *batchItem) error {
+	operation := built(it.operation)
+	if operation == nil {
+		return fault.Newf(fault.Unsupported, "The operation %v is not supported.", it.operation)
 	}
-	for i := range operations {
-		if operations[i].code == it.operation {
-			return operations[i].run(b, ctx, it.payload)
-		}
-	}
-	return nil, fault.Newf(fault.Unsupported, "The operation %v is not supported.", it.operation)
+	return operation.run(b, ctx, it.payload)
 }
 
-// target returns the object that an item is about: the one that it names, or
-// else the one that this batch created. An identifier longer than any that
-// exists is answered like one that does not.
-func (b *batch) target(named *string) (kmip.ObjectID, error) {
-	id := b.placeholder
-	if named != nil {
-		id = kmip.ObjectID(*named)
-	}
+// target notes the object that an item is about. An identifier longer than any
+// that exists is answered like one that does not.
+func (b *batch) target(id kmip.ObjectID) error {
 	if id == "" || len(id) > kmip.MaxObjectID {
-		return "", fault.New(fault.NotFound, "No object with this unique identifier exists.")
+		return fault.New(fault.NotFound, "No object with this unique identifier exists.")
 	}
 	b.object = id
-	return id, nil
-}
-
-// nameOf returns an operation's name for logs and metrics: one of a fixed set.
-func nameOf(code kmip14.Operation) string {
-	for i := range operations {
-		if operations[i].code == code {
-			return operations[i].name
-		}
-	}
-	switch {
-	case code == 0:
-		return ""
-	case code <= kmip14.OperationExport:
-		return code.String()
-	default:
-		return "Unknown"
-	}
+	return nil
 }

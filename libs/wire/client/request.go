@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 
@@ -56,36 +55,28 @@ func batchItemID(n int) []byte {
 // encode returns the frame: no time stamp, no option in the header
 // (vCenter 7.0.3).
 func (r request) encode() ([]byte, error) {
-	var frame bytes.Buffer
-	enc := ttlv.NewEncoder(&frame)
-	err := enc.EncodeStructure(kmip14.TagRequestMessage, func(e *ttlv.Encoder) error {
-		header := kmip.Struct(
-			field(kmip14.TagProtocolVersion, protocolVersion(r.version)),
-			field(kmip14.TagBatchCount, kmip.Int(int32(len(r.items)))), //nolint:gosec // a batch is small
-		)
-		if err := message.PutValue(e, kmip14.TagRequestHeader, header); err != nil {
-			return err
-		}
-		for n, item := range r.items {
-			fields := []kmip.Field{field(kmip14.TagOperation, kmip.Enum(item.Operation))}
-			if r.identified {
-				fields = append(fields, field(kmip14.TagUniqueBatchItemID,
-					kmip.Value{Type: kmip.ByteString, Bytes: batchItemID(n)}))
-			}
-			fields = append(fields, field(kmip14.TagRequestPayload, kmip.Struct(item.Payload...)))
-			if err := message.PutValue(e, kmip14.TagBatchItem, kmip.Struct(fields...)); err != nil {
-				return fmt.Errorf("%s: %w", item.Operation, err)
-			}
-		}
-		return nil
-	})
-	if err != nil {
+	var w message.Writer
+	at := w.Begin(kmip14.TagRequestMessage)
+	header := kmip.Struct(
+		field(kmip14.TagProtocolVersion, protocolVersion(r.version)),
+		field(kmip14.TagBatchCount, kmip.Int(int32(len(r.items)))), //nolint:gosec // a batch is small
+	)
+	if err := w.Value(kmip14.TagRequestHeader, header); err != nil {
 		return nil, err
 	}
-	if err := enc.Flush(); err != nil {
-		return nil, err
+	for n, item := range r.items {
+		fields := []kmip.Field{field(kmip14.TagOperation, kmip.Enum(item.Operation))}
+		if r.identified {
+			fields = append(fields, field(kmip14.TagUniqueBatchItemID,
+				kmip.Value{Type: kmip.ByteString, Bytes: batchItemID(n)}))
+		}
+		fields = append(fields, field(kmip14.TagRequestPayload, kmip.Struct(item.Payload...)))
+		if err := w.Value(kmip14.TagBatchItem, kmip.Struct(fields...)); err != nil {
+			return nil, fmt.Errorf("%s: %w", item.Operation, err)
+		}
 	}
-	return frame.Bytes(), nil
+	w.End(at)
+	return w.Frame(), nil
 }
 
 func field(tag ttlv.Tag, v kmip.Value) kmip.Field { return kmip.Field{Tag: uint32(tag), Value: v} }

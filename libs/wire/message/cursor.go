@@ -11,11 +11,14 @@ import (
 
 // Cursor steps over the items of one structure in a validated frame. It
 // aliases the frame and allocates nothing but what a getter returns. Before
-// the first Next it stands on no item: Tag is ttlv.TagNone and every getter
-// fails. A copy of a Cursor moves on its own. The zero Cursor is empty.
+// the first Next and after the last it stands on no item: Tag is ttlv.TagNone
+// and every getter fails. A copy of a Cursor moves on its own. The zero Cursor
+// is empty.
 type Cursor struct {
-	item []byte // the current item with its head, without padding
-	rest []byte // what follows it
+	rest  []byte // what follows the current item
+	value []byte // of the current item, without padding
+	tag   ttlv.Tag
+	typ   ttlv.Type
 }
 
 // Open returns a cursor whose first Next steps on the message itself. The
@@ -26,9 +29,10 @@ func Open(frame []byte) Cursor { return Cursor{rest: frame} }
 // Next steps on the next item and reports whether there is one.
 func (c *Cursor) Next() bool {
 	if len(c.rest) >= headSize {
-		_, _, length := head(c.rest)
+		tag, typ, length := head(c.rest)
 		if end := headSize + padded(length); end <= len(c.rest) {
-			c.item, c.rest = c.rest[:headSize+length], c.rest[end:]
+			c.tag, c.typ = tag, typ
+			c.value, c.rest = c.rest[headSize:headSize+length], c.rest[end:]
 			return true
 		}
 	}
@@ -37,48 +41,40 @@ func (c *Cursor) Next() bool {
 }
 
 // Tag returns the current item's tag.
-func (c *Cursor) Tag() ttlv.Tag {
-	if c.item == nil {
-		return ttlv.TagNone
-	}
-	tag, _, _ := head(c.item)
-	return tag
-}
+func (c *Cursor) Tag() ttlv.Tag { return c.tag }
 
 // Type returns the current item's type.
-func (c *Cursor) Type() ttlv.Type {
-	if c.item == nil {
-		return 0
-	}
-	return ttlv.Type(c.item[3])
-}
+func (c *Cursor) Type() ttlv.Type { return c.typ }
 
 // Children returns a cursor over the current item, a Structure.
 func (c *Cursor) Children() (Cursor, error) {
-	b, err := c.value(ttlv.TypeStructure, 0)
-	return Cursor{rest: b}, err
+	if c.typ != ttlv.TypeStructure {
+		return Cursor{}, c.mismatch(ttlv.TypeStructure)
+	}
+	return Cursor{rest: c.value}, nil
+}
+
+// Count returns how many items with a tag follow the current one.
+func (c *Cursor) Count(tag ttlv.Tag) (n int) {
+	for left := (Cursor{rest: c.rest}); left.Next(); {
+		if left.tag == tag {
+			n++
+		}
+	}
+	return n
 }
 
 // Int32 returns an Integer.
 func (c *Cursor) Int32() (int32, error) {
-	b, err := c.value(ttlv.TypeInteger, 4)
-	if err != nil {
-		return 0, err
-	}
-	return int32(binary.BigEndian.Uint32(b)), nil //nolint:gosec // two's complement on the wire
+	n, err := c.narrow(ttlv.TypeInteger)
+	return int32(n), err //nolint:gosec // two's complement on the wire
 }
 
 // Int64 returns a Long Integer.
 func (c *Cursor) Int64() (int64, error) { return c.wide(ttlv.TypeLongInteger) }
 
 // Enum returns an Enumeration.
-func (c *Cursor) Enum() (uint32, error) {
-	b, err := c.value(ttlv.TypeEnumeration, 4)
-	if err != nil {
-		return 0, err
-	}
-	return binary.BigEndian.Uint32(b), nil
-}
+func (c *Cursor) Enum() (uint32, error) { return c.narrow(ttlv.TypeEnumeration) }
 
 // Bool returns a Boolean.
 func (c *Cursor) Bool() (bool, error) {
@@ -88,12 +84,15 @@ func (c *Cursor) Bool() (bool, error) {
 
 // Text returns a Text String.
 func (c *Cursor) Text() (string, error) {
-	b, err := c.value(ttlv.TypeTextString, 0)
+	b, err := c.RawText()
 	return string(b), err
 }
 
+// RawText returns a Text String as the frame's own bytes, not a copy.
+func (c *Cursor) RawText() ([]byte, error) { return c.ofType(ttlv.TypeTextString) }
+
 // Bytes returns a Byte String: the frame's own bytes, not a copy.
-func (c *Cursor) Bytes() ([]byte, error) { return c.value(ttlv.TypeByteString, 0) }
+func (c *Cursor) Bytes() ([]byte, error) { return c.ofType(ttlv.TypeByteString) }
 
 // Time returns a Date-Time in UTC.
 func (c *Cursor) Time() (time.Time, error) {
@@ -106,26 +105,31 @@ func (c *Cursor) Time() (time.Time, error) {
 
 // Interval returns an Interval, which counts whole seconds.
 func (c *Cursor) Interval() (time.Duration, error) {
-	b, err := c.value(ttlv.TypeInterval, 4)
-	if err != nil {
-		return 0, err
-	}
-	return time.Duration(binary.BigEndian.Uint32(b)) * time.Second, nil
+	n, err := c.narrow(ttlv.TypeInterval)
+	return time.Duration(n) * time.Second, err
 }
 
-func (c *Cursor) wide(typ ttlv.Type) (int64, error) {
-	b, err := c.value(typ, 8)
-	if err != nil {
-		return 0, err
+func (c *Cursor) narrow(want ttlv.Type) (uint32, error) {
+	if c.typ != want || len(c.value) != 4 {
+		return 0, c.mismatch(want)
 	}
-	return int64(binary.BigEndian.Uint64(b)), nil //nolint:gosec // two's complement on the wire
+	return binary.BigEndian.Uint32(c.value), nil
 }
 
-// value returns the current item's bytes if it has the type, and the length
-// unless that is 0.
-func (c *Cursor) value(want ttlv.Type, length int) ([]byte, error) {
-	if c.item == nil || c.Type() != want || (length != 0 && len(c.item) != headSize+length) {
-		return nil, fault.Newf(fault.Malformed, "The field %v has type %v where %v is expected.", c.Tag(), c.Type(), want)
+func (c *Cursor) wide(want ttlv.Type) (int64, error) {
+	if c.typ != want || len(c.value) != 8 {
+		return 0, c.mismatch(want)
 	}
-	return c.item[headSize:], nil
+	return int64(binary.BigEndian.Uint64(c.value)), nil //nolint:gosec // two's complement on the wire
+}
+
+func (c *Cursor) ofType(want ttlv.Type) ([]byte, error) {
+	if c.typ != want {
+		return nil, c.mismatch(want)
+	}
+	return c.value, nil
+}
+
+func (c *Cursor) mismatch(want ttlv.Type) error {
+	return fault.Newf(fault.Malformed, "The field %v has type %v where %v is expected.", c.tag, c.typ, want)
 }

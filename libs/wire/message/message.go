@@ -15,23 +15,13 @@
 //			case kmip14.TagRequestHeader:
 //				…
 //
-// Writing is ttlv.Encoder's; it needs no reflection and no allocation as long
-// as its typed methods are used. Structures nest, and Flush hands the finished
-// message to the writer:
-//
-//	enc := ttlv.NewEncoder(conn)
-//	err := enc.EncodeStructure(kmip14.TagRequestMessage, func(e *ttlv.Encoder) error {
-//		return e.EncodeStructure(kmip14.TagRequestHeader, func(e *ttlv.Encoder) error {
-//			e.EncodeInteger(kmip14.TagBatchCount, 1)
-//			return nil
-//		})
-//	})
-//	err = enc.Flush()
-//
-// A kmip.Value of any type is written by PutValue and read by Cursor.Value.
+// Writing is Writer's. A kmip.Value of any type is written by Writer.Value and
+// read by Cursor.Value.
 package message
 
 import (
+	"encoding/binary"
+
 	"github.com/gemalto/kmip-go/kmip14"
 	"github.com/gemalto/kmip-go/ttlv"
 
@@ -71,9 +61,8 @@ const headSize = 8 // tag, type, length
 
 // head reads an item's head, of which all 8 bytes must be there.
 func head(b []byte) (tag ttlv.Tag, typ ttlv.Type, length int) {
-	_ = b[headSize-1]
-	tag = ttlv.Tag(uint32(b[0])<<16 | uint32(b[1])<<8 | uint32(b[2]))
-	return tag, ttlv.Type(b[3]), int(b[4])<<24 | int(b[5])<<16 | int(b[6])<<8 | int(b[7])
+	h := binary.BigEndian.Uint64(b)
+	return ttlv.Tag(h >> 40), ttlv.Type(h >> 32), int(uint32(h)) //nolint:gosec // cut on purpose
 }
 
 // isMessage reports whether a head begins a request or a response

@@ -148,18 +148,13 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// everyType is a structure with a value of each type, its tag in TTLV written
-// by the encoder of package ttlv.
+// everyType is a structure with a value of each type.
 func everyType() []byte {
-	var buf bytes.Buffer
-	enc := ttlv.NewEncoder(&buf)
-	if err := message.PutValue(enc, kmip14.TagAttributeValue, allTypes); err != nil {
+	var w message.Writer
+	if err := w.Value(kmip14.TagAttributeValue, allTypes); err != nil {
 		panic(err)
 	}
-	if err := enc.Flush(); err != nil {
-		panic(err)
-	}
-	return buf.Bytes()
+	return w.Frame()
 }
 
 func field(tag ttlv.Tag, v kmip.Value) kmip.Field { return kmip.Field{Tag: uint32(tag), Value: v} }
@@ -205,9 +200,9 @@ func TestValueRoundTrip(t *testing.T) {
 	}
 }
 
-func TestPutValueRefusesUnknownTypes(t *testing.T) {
-	enc := ttlv.NewEncoder(io.Discard)
-	if err := message.PutValue(enc, kmip14.TagState, kmip.Value{Type: 11}); err == nil {
+func TestWriterRefusesUnknownTypes(t *testing.T) {
+	var w message.Writer
+	if err := w.Value(kmip14.TagState, kmip.Value{Type: 11}); err == nil {
 		t.Error("type 11 was encoded")
 	}
 }

@@ -22,18 +22,17 @@ func Validate(frame []byte, l Limits) error {
 	if len(frame) < headSize {
 		return errTruncated
 	}
-	if tag, typ, _ := head(frame); !isMessage(tag, typ) {
+	tag, typ, length := head(frame)
+	switch {
+	case !isMessage(tag, typ):
 		return ErrNotKMIP
-	}
-	w := walk{items: l.Items, text: l.Text}
-	n, err := w.item(frame, min(l.Depth, MaxDepth), false)
-	if err != nil {
-		return err
-	}
-	if n != len(frame) {
+	case headSize+length > len(frame):
+		return errTruncated
+	case headSize+length < len(frame):
 		return errTrailing
 	}
-	return nil
+	w := walk{items: l.Items - 1, text: l.Text}
+	return w.members(frame[headSize:], min(l.Depth, MaxDepth), false)
 }
 
 // The complaints of Validate.
@@ -55,51 +54,61 @@ type walk struct {
 	text  int // longest Text String
 }
 
-// item checks the item at the start of b and returns its size with padding.
-// foreign is set below Vendor Extension, where vendors number tags as they
-// like (KMIP 1.4, 6.16).
-func (w *walk) item(b []byte, depth int, foreign bool) (int, error) {
-	if len(b) < headSize {
-		return 0, errTruncated
+// members checks what a structure of a depth holds. foreign is set below
+// Vendor Extension, where vendors number tags as they like (KMIP 1.4, 6.16).
+func (w *walk) members(b []byte, depth int, foreign bool) error {
+	if depth == 0 {
+		return errDeep
 	}
-	if w.items--; w.items < 0 {
-		return 0, errMany
-	}
-	tag, typ, length := head(b)
-	if b[0] != 0x42 && b[0] != 0x54 && !foreign {
-		return 0, errTag
-	}
-	size := padded(length)
-	if size > len(b)-headSize {
-		return 0, errTruncated
-	}
-	value := b[headSize : headSize+length]
-	size += headSize
-
-	switch typ {
-	case ttlv.TypeStructure:
-		if length%8 != 0 {
-			return 0, errLength
+	for len(b) > 0 {
+		if len(b) < headSize {
+			return errTruncated
 		}
-		if depth--; depth < 0 {
-			return 0, errDeep
+		tag, typ, length := head(b)
+		size := headSize + padded(length)
+		if size > len(b) {
+			return errTruncated
 		}
-		foreign = foreign || tag == kmip14.TagVendorExtension
-		for len(value) > 0 {
-			n, err := w.item(value, depth, foreign)
-			if err != nil {
-				return 0, err
+		if w.items--; w.items < 0 {
+			return errMany
+		}
+		if space := tag >> 16; space != 0x42 && space != 0x54 && !foreign {
+			return errTag
+		}
+		value := b[headSize : headSize+length]
+		var err error
+		switch typ {
+		case ttlv.TypeInteger, ttlv.TypeEnumeration, ttlv.TypeInterval:
+			if length != 4 {
+				err = errLength
 			}
-			value = value[n:]
+		case ttlv.TypeLongInteger, ttlv.TypeDateTime:
+			if length != 8 {
+				err = errLength
+			}
+		case ttlv.TypeStructure:
+			if size != headSize+length {
+				return errLength
+			}
+			err = w.members(value, depth-1, foreign || tag == kmip14.TagVendorExtension)
+		case ttlv.TypeTextString:
+			err = w.checkText(value)
+		case ttlv.TypeByteString:
+		case ttlv.TypeBoolean:
+			err = checkBoolean(value)
+		case ttlv.TypeBigInteger:
+			if length == 0 || size != headSize+length {
+				err = errLength
+			}
+		default:
+			err = errType
 		}
-		return size, nil
-	case ttlv.TypeTextString:
-		return size, w.checkText(value)
-	case ttlv.TypeByteString:
-		return size, nil
-	default:
-		return size, checkFixed(typ, value)
+		if err != nil {
+			return err
+		}
+		b = b[size:]
 	}
+	return nil
 }
 
 // checkText refuses NUL as well: the standard forbids it at the end
@@ -114,25 +123,11 @@ func (w *walk) checkText(value []byte) error {
 	return nil
 }
 
-// checkFixed checks the types whose length KMIP 1.4, 9.1.1.3, fixes.
-func checkFixed(typ ttlv.Type, value []byte) error {
-	want := 8
-	switch typ {
-	case ttlv.TypeInteger, ttlv.TypeEnumeration, ttlv.TypeInterval:
-		want = 4
-	case ttlv.TypeLongInteger, ttlv.TypeBoolean, ttlv.TypeDateTime:
-	case ttlv.TypeBigInteger:
-		if len(value) == 0 || len(value)%8 != 0 {
-			return errLength
-		}
-		return nil
-	default:
-		return errType
-	}
-	if len(value) != want {
+func checkBoolean(value []byte) error {
+	switch {
+	case len(value) != 8:
 		return errLength
-	}
-	if typ == ttlv.TypeBoolean && binary.BigEndian.Uint64(value) > 1 {
+	case binary.BigEndian.Uint64(value) > 1:
 		return errBoolean
 	}
 	return nil
