@@ -5,6 +5,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
@@ -25,6 +26,11 @@ var (
 	ErrUnavailable = &fault.Error{Kind: fault.Unavailable}
 	ErrCorrupt     = &fault.Error{Kind: fault.Corrupt}
 )
+
+// ErrDestroyDenied is Check's when delete alone is refused: keys can be made
+// and read, and Destroy fails. The error is of kind fault.Denied too, and its
+// public sentence names the remedy.
+var ErrDestroyDenied = errors.New("the key manager does not permit to delete standard keys")
 
 // Phase is how far an object's row and its standard key have come.
 type Phase string
@@ -143,7 +149,9 @@ type KeyManager interface {
 	// Delete deletes a standard key; deleting a deleted one is no error.
 	Delete(ctx context.Context, ref KeyRef) error
 	// Check does each needed action once on a probe: wrap, store, load, list,
-	// unwrap, delete. Its error names the action that failed and the remedy.
+	// unwrap, delete. Its error names the action that failed and the remedy;
+	// it is ErrDestroyDenied when only delete did. Then the probe stays, and
+	// serves later checks again.
 	Check(ctx context.Context) error
 }
 

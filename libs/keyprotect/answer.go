@@ -173,21 +173,26 @@ func (f *failure) fault(about subject) error {
 	return fault.Wrap(kind, public, f)
 }
 
+var errNoTLS = errors.New("no TLS spoken")
+
 // broken describes a failed exchange by those errors whose texts are ours or
 // the operating system's: net/http's may quote what the other side sent, and
 // that may be a key.
 func broken(err error) error {
 	var network *net.OpError
 	var certificate *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
 	switch {
+	case errors.As(err, &certificate):
+		return certificate
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
+		return errNoTLS
+	case errors.As(err, &network): // before the next two, which a failed dial may be as well
+		return network
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
 	case errors.Is(err, context.DeadlineExceeded):
 		return context.DeadlineExceeded
-	case errors.As(err, &certificate):
-		return certificate
-	case errors.As(err, &network):
-		return network
 	case errors.Is(err, errTooLong):
 		return errTooLong
 	default:

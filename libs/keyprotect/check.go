@@ -3,8 +3,7 @@ package keyprotect
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net/http"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -12,15 +11,17 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
-	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
+
+// probePrefix is what the unique identifiers of probes begin with.
+const probePrefix = "check_"
 
 // Check implements engine.KeyManager: a probe is wrapped, stored, listed,
 // loaded, unwrapped and deleted. A role's name proves nothing.
 func (c *Client) Check(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
-	id := kmip.ObjectID("check_" + uuid.NewString())
+	id := kmip.ObjectID(probePrefix + uuid.NewString())
 	binding := engine.Binding{Tenant: "check", Object: id}
 	probe := secret.Random(32)
 	defer probe.Wipe()
@@ -29,13 +30,20 @@ func (c *Client) Check(ctx context.Context) (err error) {
 	if err != nil {
 		return c.explain(err)
 	}
-	location := c.location
-	location.RootKeyVersion = wrapped.RootKeyVersion
-	ref, err := c.Store(ctx, id, engine.Envelope{
-		Format: engine.EnvelopeFormat, Tenant: binding.Tenant, Object: kmip.Object{ID: id}, Location: location, Wrapped: wrapped,
-	})
+	stored, ref, err := c.keptProbe(ctx)
 	if err != nil {
 		return c.explain(err)
+	}
+	if ref == "" {
+		stored = id
+		location := c.location
+		location.RootKeyVersion = wrapped.RootKeyVersion
+		ref, err = c.Store(ctx, id, engine.Envelope{
+			Format: engine.EnvelopeFormat, Tenant: binding.Tenant, Object: kmip.Object{ID: id}, Location: location, Wrapped: wrapped,
+		})
+		if err != nil {
+			return c.explain(err)
+		}
 	}
 	deleted := false
 	defer func() {
@@ -45,20 +53,25 @@ func (c *Client) Check(ctx context.Context) (err error) {
 			err = errors.Join(err, c.Delete(clean, ref))
 		}
 	}()
-	// Without the list, what became of a lost create could never be told.
-	name, since := standardKeyName(id), c.now()
-	found, err := c.named(ctx, name, createdFrom(since))
-	if err == nil && found == "" {
-		_, err = c.lookUp(ctx, name, since, nil) // it may take a moment to appear
+	if stored == id {
+		// Without the list, what became of a lost create could never be told.
+		name, since := standardKeyName(id), c.now()
+		found, err := c.named(ctx, name, createdFrom(since))
+		if err == nil && found == "" {
+			_, err = c.lookUp(ctx, name, since, nil) // it may take a moment to appear
+		}
+		if err != nil {
+			return c.explain(err)
+		}
 	}
+	e, err := c.Load(ctx, stored, ref)
 	if err != nil {
 		return c.explain(err)
 	}
-	e, err := c.Load(ctx, id, ref)
-	if err != nil {
-		return c.explain(err)
+	if stored == id && e.Wrapped != wrapped {
+		return fault.New(fault.Corrupt, "The key manager gave back another payload than was stored.")
 	}
-	got, err := c.Unwrap(ctx, e.Wrapped, binding)
+	got, err := c.Unwrap(ctx, wrapped, binding)
 	if err != nil {
 		return c.explain(err)
 	}
@@ -73,28 +86,18 @@ func (c *Client) Check(ctx context.Context) (err error) {
 	return nil
 }
 
-// allowed says what each action of the API lets us do, in a sentence.
-var allowed = map[string]string{
-	"wrap": "wrap with the root key", "unwrap": "unwrap with the root key", "create": "create a standard key",
-	"read": "read a standard key", "list": "list keys", "delete": "delete a standard key",
-}
-
-// explain adds to a refusal what the customer can do about it.
-func (c *Client) explain(err error) error {
-	var f *failure
-	if fault.KindOf(err) != fault.Denied || !errors.As(err, &f) || f.status != http.StatusUnauthorized {
-		return err
+// keptProbe returns a probe that an earlier check could not delete, with its
+// unique identifier, when this one can't either: else a standard key would be
+// left, and paid for, at each check. Who may delete is told that a key does not
+// exist; who may not is refused before.
+func (c *Client) keptProbe(ctx context.Context) (id kmip.ObjectID, ref engine.KeyRef, err error) {
+	if err := c.Delete(ctx, engine.KeyRef(uuid.NewString())); !errors.Is(err, engine.ErrDenied) {
+		return "", "", nil // what else is wrong the check will meet
 	}
-	remedy := "Give the owner of the API key the platform role Viewer and the service role Manager on the key manager instance"
-	if c.authorized != "" {
-		// VMware KMIP Manager is a role of HPCS (HPCS, managing user access).
-		role := "VMware KMIP Manager"
-		if c.instance.Service != "hs-crypto" {
-			role = "Manager"
+	err = c.list(ctx, false, "extractable=true", func(k key) {
+		if object, ours := strings.CutPrefix(k.Name, standardKeyName(probePrefix)); ours && ref == "" && k.State == stateActive {
+			id, ref = kmip.ObjectID(probePrefix+object), engine.KeyRef(k.ID)
 		}
-		remedy = fmt.Sprintf("Create an IAM service authorization: source service %s, instance %s; target the key manager instance %s; roles Viewer and %s",
-			tenant.ServiceName, c.authorized, c.instance.Instance, role)
-	}
-	return fault.Wrap(fault.Denied, fmt.Sprintf(
-		"The key manager does not permit us to %s. %s, and check that root key and key ring belong to it.", allowed[f.action], remedy), err)
+	})
+	return id, ref, err
 }

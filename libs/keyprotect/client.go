@@ -101,12 +101,17 @@ var _ engine.KeyManager = (*Client)(nil)
 
 // New returns a Client. Its errors are fault.Invalid: a setting is not one.
 func New(c Config) (*Client, error) {
+	if uuid.Validate(c.RootKeyID) != nil {
+		return nil, fault.New(fault.Invalid, "The root key's ID is not a UUID.")
+	}
+	return build(c)
+}
+
+// build is New for who needs no root key.
+func build(c Config) (*Client, error) {
 	name, err := crn.Parse(c.InstanceCRN)
 	if err != nil || uuid.Validate(name.Instance) != nil {
 		return nil, errInstance
-	}
-	if uuid.Validate(c.RootKeyID) != nil {
-		return nil, fault.New(fault.Invalid, "The root key's ID is not a UUID.")
 	}
 	if c.KeyRing == "" {
 		c.KeyRing = "default"

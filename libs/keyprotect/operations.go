@@ -18,21 +18,25 @@ import (
 
 // The states of a key that matter here (Key Protect, key states).
 const (
-	stateActive    = 1
-	stateDestroyed = 5
+	stateActive      = 1
+	stateSuspended   = 2 // disabled
+	stateDeactivated = 3 // expired
+	stateDestroyed   = 5
 	// allStates is what a list must ask for to show deleted keys as well.
 	allStates = "0,1,2,3,5"
 )
 
 const keyType = "application/vnd.ibm.kms.key+json"
 
-// key is a standard key as the API shows it. A list holds no payloads.
+// key is a key as the API shows it. A list holds no payloads.
 type key struct {
-	ID      string `json:"id"`
-	Name    string `json:"name"`
-	State   int    `json:"state"`
-	Deleted bool   `json:"deleted"`
-	Payload []byte `json:"payload"`
+	ID          string `json:"id"`
+	Name        string `json:"name"`
+	KeyRing     string `json:"keyRingID"`
+	Extractable bool   `json:"extractable"` // a standard key; else a root key
+	State       int    `json:"state"`
+	Deleted     bool   `json:"deleted"`
+	Payload     []byte `json:"payload"`
 }
 
 type keys struct {
