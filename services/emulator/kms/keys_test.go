@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
+	"go.etcd.io/bbolt"
 )
 
 func TestCreateAndRead(t *testing.T) {
@@ -380,4 +383,34 @@ func FuzzParseFilter(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestSearchSpace has more keys than a search goes through.
+func TestSearchSpace(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.user(manager, kmsInstance)
+	id := u.create(`"name":"wanted","aliases":["nick"]`)
+	err := w.db.Update(func(tx *bbolt.Tx) error {
+		c := &call{tx: tx, in: Instance{GUID: kmsInstance}}
+		for range maxSearchSpace {
+			if err := c.save(key{ID: uuid.NewString(), Name: "other", Extractable: true, State: stateActive}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.call("GET", "/keys?search=wanted", "").refused(t, "search by name", 400, "KEY_SEARCH_TOO_BROAD")
+	for _, text := range []string{id, "nick", "alias:nick"} {
+		found := u.must(200, "GET", "/keys?search="+text, "")
+		if found.resource(t)["id"] != id || found.decode(t)["metadata"].(map[string]any)["incompleteSearch"] != true {
+			t.Errorf("search by %s: %s", text, found.body)
+		}
+	}
+	if total := u.must(200, "HEAD", "/keys", "").header.Get("Key-Total"); total != "5001" {
+		t.Errorf("Key-Total %s", total)
+	}
 }

@@ -63,9 +63,9 @@ func (c *call) listKeys() (answer, error) {
 	if text := c.query.Get("search"); text != "" {
 		s := parseSearch(text)
 		if len(found) > maxSearchSpace {
-			// Above the limit only a key's id can be found, by asking for it directly.
+			// Above the limit only a key's id or alias can be found, by asking for it directly.
 			incomplete = true
-			found = slices.DeleteFunc(found, func(k key) bool { return k.ID != s.text })
+			found = slices.DeleteFunc(found, func(k key) bool { return k.ID != s.text && !slices.Contains(k.Aliases, s.text) })
 			if len(found) == 0 {
 				return answer{}, errSearchTooBroad
 			}

@@ -54,6 +54,7 @@ func (c *clock) advance(d time.Duration) {
 // decides.
 type world struct {
 	t         *testing.T
+	db        *bbolt.DB
 	clock     *clock
 	kms, hpcs string
 	may       func(Access) bool // default: everything
@@ -76,7 +77,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, clock: newClock(), may: func(Access) bool { return true }}
+	w := &world{t: t, db: db, clock: newClock(), may: func(Access) bool { return true }}
 	instances := map[string]Instance{
 		kmsInstance:  {kmsInstance, KeyProtect, testAccount, "us-south", false},
 		kmsNeighbour: {kmsNeighbour, KeyProtect, testAccount, "us-south", false},
