@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kmip-for-vmware/kmip/libs/pg/internal/queries"
@@ -26,7 +27,10 @@ type document struct {
 	// In DER by host name; absent for tenants without names of their own.
 	ServerCertificates map[string][]byte `json:"server_certificates"`
 	Clients            []clientDocument  `json:"clients"`
-	KeyManager         *struct {
+	// Absent for tenants that have revoked and destroyed nothing.
+	Withheld    []string `json:"withheld"`
+	WithheldAll bool     `json:"withheld_all"`
+	KeyManager  *struct {
 		Type         tenant.KeyManagerType `json:"type"`
 		InstanceCRN  string                `json:"instance_crn"`
 		KeyRing      string                `json:"key_ring"`
@@ -63,7 +67,8 @@ func decodeTenant(id tenant.ID, text []byte) (tenant.Tenant, error) {
 	}
 	t := tenant.Tenant{
 		ID: id, Account: d.Account, Name: d.Name, Suspended: d.Suspended, Shared: d.Shared, Names: d.Names, Ports: d.Ports,
-		ServerCertificates: d.ServerCertificates,
+		ServerCertificates: d.ServerCertificates, WithheldAll: d.WithheldAll,
+		Withheld: slices.Sorted(slices.Values(d.Withheld)), // the database's order may be a language's
 	}
 	for _, c := range d.Clients {
 		client := tenant.Client{ID: c.ID, Name: c.Name, NotAfter: c.NotAfter}

@@ -42,7 +42,7 @@ func (o *Objects) Create(ctx context.Context, t tenant.ID, r engine.Record) erro
 	return o.in(ctx, t, func(q *queries.Queries) error {
 		err := q.CreateObject(ctx, queries.CreateObjectParams{
 			Tenant: string(t), ID: string(r.Object.ID), Phase: string(r.Phase), Object: object, Location: location,
-			KeyRef: string(r.KeyRef), PendingSeconds: r.PendingFor.Seconds(),
+			KeyRef: string(r.KeyRef), Recovered: r.Recovered, PendingSeconds: r.PendingFor.Seconds(),
 		})
 		if violates(err, "objects_pkey") {
 			return errObjectExists
@@ -67,7 +67,7 @@ func (o *Objects) Get(ctx context.Context, t tenant.ID, id kmip.ObjectID) (engin
 	if err != nil {
 		return engine.Record{}, err
 	}
-	r := engine.Record{Phase: engine.Phase(row.Phase), KeyRef: engine.KeyRef(row.KeyRef), Version: row.Version}
+	r := engine.Record{Phase: engine.Phase(row.Phase), KeyRef: engine.KeyRef(row.KeyRef), Recovered: row.Recovered, Version: row.Version}
 	return r, errors.Join(json.Unmarshal(row.Object, &r.Object), json.Unmarshal(row.Location, &r.Location))
 }
 
@@ -82,9 +82,12 @@ func (o *Objects) Replace(ctx context.Context, t tenant.ID, r engine.Record) err
 	}
 	return o.in(ctx, t, func(q *queries.Queries) error {
 		replaced, err := q.ReplaceObject(ctx, queries.ReplaceObjectParams{
-			Phase: string(r.Phase), Object: object, Location: location, KeyRef: string(r.KeyRef),
+			Phase: string(r.Phase), Object: object, Location: location, KeyRef: string(r.KeyRef), Recovered: r.Recovered,
 			Tenant: string(t), ID: string(r.Object.ID), Version: r.Version,
 		})
+		if err == nil && replaced == 1 && r.Withheld() {
+			err = q.WithholdObject(ctx, queries.WithholdObjectParams{Tenant: string(t), ID: string(r.Object.ID)})
+		}
 		if err != nil || replaced == 1 {
 			return err
 		}

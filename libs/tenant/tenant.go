@@ -6,6 +6,7 @@ package tenant
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"time"
 
 	"github.com/kmip-for-vmware/kmip/libs/crn"
@@ -83,6 +84,21 @@ type Tenant struct {
 	Clients            []Client
 	// KeyManager is nil until the customer has configured one.
 	KeyManager *KeyManager
+	// Withheld are the unique identifiers, sorted, that must not be served
+	// while the ledger can't be read. WithheldAll stands for a list that is too
+	// long to be here.
+	Withheld    []string
+	WithheldAll bool
+}
+
+// Withholds reports whether an object must not be served while the ledger can't
+// be read.
+func (t *Tenant) Withholds(id string) bool {
+	if t.WithheldAll {
+		return true
+	}
+	_, listed := slices.BinarySearch(t.Withheld, id)
+	return listed
 }
 
 // CRN returns the tenant's IBM Cloud resource name in a location (region). IAM

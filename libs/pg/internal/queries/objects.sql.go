@@ -10,9 +10,9 @@ import (
 )
 
 const createObject = `-- name: CreateObject :exec
-INSERT INTO objects (tenant, id, phase, object, location, key_ref, version, pending_until)
-VALUES ($1, $2, $3, $4, $5, $6, 1,
-    CASE WHEN $3::text = 'pending' THEN now() + make_interval(secs => $7) END)
+INSERT INTO objects (tenant, id, phase, object, location, key_ref, recovered, version, pending_until)
+VALUES ($1, $2, $3, $4, $5, $6, $7, 1,
+    CASE WHEN $3::text = 'pending' THEN now() + make_interval(secs => $8) END)
 `
 
 type CreateObjectParams struct {
@@ -22,6 +22,7 @@ type CreateObjectParams struct {
 	Object         []byte
 	Location       []byte
 	KeyRef         string
+	Recovered      bool
 	PendingSeconds float64
 }
 
@@ -33,13 +34,14 @@ func (q *Queries) CreateObject(ctx context.Context, arg CreateObjectParams) erro
 		arg.Object,
 		arg.Location,
 		arg.KeyRef,
+		arg.Recovered,
 		arg.PendingSeconds,
 	)
 	return err
 }
 
 const getObject = `-- name: GetObject :one
-SELECT phase, object, location, key_ref, version FROM objects WHERE tenant = $1 AND id = $2
+SELECT phase, object, location, key_ref, recovered, version FROM objects WHERE tenant = $1 AND id = $2
 `
 
 type GetObjectParams struct {
@@ -48,11 +50,12 @@ type GetObjectParams struct {
 }
 
 type GetObjectRow struct {
-	Phase    string
-	Object   []byte
-	Location []byte
-	KeyRef   string
-	Version  int64
+	Phase     string
+	Object    []byte
+	Location  []byte
+	KeyRef    string
+	Recovered bool
+	Version   int64
 }
 
 func (q *Queries) GetObject(ctx context.Context, arg GetObjectParams) (GetObjectRow, error) {
@@ -63,6 +66,7 @@ func (q *Queries) GetObject(ctx context.Context, arg GetObjectParams) (GetObject
 		&i.Object,
 		&i.Location,
 		&i.KeyRef,
+		&i.Recovered,
 		&i.Version,
 	)
 	return i, err
@@ -125,19 +129,20 @@ func (q *Queries) ObjectExists(ctx context.Context, arg ObjectExistsParams) (boo
 
 const replaceObject = `-- name: ReplaceObject :execrows
 UPDATE objects
-SET phase = $1, object = $2, location = $3, key_ref = $4,
+SET phase = $1, object = $2, location = $3, key_ref = $4, recovered = $5,
     version = version + 1, updated_at = now()
-WHERE tenant = $5 AND id = $6 AND version = $7
+WHERE tenant = $6 AND id = $7 AND version = $8
 `
 
 type ReplaceObjectParams struct {
-	Phase    string
-	Object   []byte
-	Location []byte
-	KeyRef   string
-	Tenant   string
-	ID       string
-	Version  int64
+	Phase     string
+	Object    []byte
+	Location  []byte
+	KeyRef    string
+	Recovered bool
+	Tenant    string
+	ID        string
+	Version   int64
 }
 
 func (q *Queries) ReplaceObject(ctx context.Context, arg ReplaceObjectParams) (int64, error) {
@@ -146,6 +151,7 @@ func (q *Queries) ReplaceObject(ctx context.Context, arg ReplaceObjectParams) (i
 		arg.Object,
 		arg.Location,
 		arg.KeyRef,
+		arg.Recovered,
 		arg.Tenant,
 		arg.ID,
 		arg.Version,

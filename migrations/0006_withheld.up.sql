@@ -1,0 +1,54 @@
+-- Identifiers that nodes must not serve while they can't read the ledger: what was revoked, disabled or
+-- destroyed. They are part of the configuration that every node has.
+SET lock_timeout = '5s';
+
+-- A row that was lost and made again of what the key manager holds.
+ALTER TABLE objects ADD COLUMN recovered boolean NOT NULL DEFAULT false;
+
+CREATE TABLE withheld_objects (
+    tenant uuid NOT NULL, -- no reference: as in objects
+    id     text NOT NULL CHECK (octet_length(id) BETWEEN 1 AND 78),
+    PRIMARY KEY (tenant, id)
+);
+ALTER TABLE withheld_objects ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY owner ON withheld_objects TO CURRENT_USER USING (true);
+CREATE POLICY tenant ON withheld_objects TO kmip_node
+    USING (tenant = nullif(current_setting('kmip.tenant', true), '')::uuid);
+GRANT SELECT, INSERT ON withheld_objects TO kmip_node;
+
+CREATE CONSTRAINT TRIGGER configuration_touched AFTER INSERT OR DELETE ON withheld_objects
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION configuration_touched('tenant');
+
+-- A list that is too long says so with one null in place of all its members.
+CREATE OR REPLACE FUNCTION configuration_since(after bigint)
+RETURNS TABLE (instance_id uuid, deleted boolean, document jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+    SELECT c.instance_id, i.id IS NULL, CASE WHEN i.id IS NOT NULL THEN jsonb_strip_nulls(jsonb_build_object(
+        'format', 1,
+        'account', i.account,
+        'name', i.name,
+        'suspended', i.suspended,
+        'shared', i.shared,
+        'names', (SELECT jsonb_agg(e.host_name ORDER BY e.host_name) FROM endpoints e WHERE e.instance_id = i.id),
+        'ports', (SELECT jsonb_agg(e.port ORDER BY e.port) FROM endpoints e WHERE e.instance_id = i.id AND e.port IS NOT NULL),
+        'server_certificates', (SELECT jsonb_object_agg(e.host_name, translate(encode(e.server_certificate, 'base64'), E'\n', ''))
+            FROM endpoints e WHERE e.instance_id = i.id AND e.server_certificate IS NOT NULL),
+        'withheld', (SELECT CASE WHEN count(*) <= 1000 THEN jsonb_agg(w.id ORDER BY w.id) END FROM withheld_objects w WHERE w.tenant = i.id),
+        'withheld_all', (SELECT true FROM withheld_objects w WHERE w.tenant = i.id HAVING count(*) > 1000),
+        'clients', (SELECT jsonb_agg(jsonb_build_object(
+                'id', k.id,
+                'name', k.name,
+                'fingerprint', encode(k.fingerprint, 'base64'),
+                'not_after', k.not_after) ORDER BY k.created_at, k.id)
+            FROM client_certificates k WHERE k.instance_id = i.id),
+        'key_manager', (SELECT jsonb_build_object(
+                'type', m.type,
+                'instance_crn', m.instance_crn,
+                'key_ring', m.key_ring,
+                'root_key_id', m.root_key_id,
+                'sealed_api_key', translate(encode(m.sealed_api_key, 'base64'), E'\n', ''))
+            FROM key_managers m WHERE m.instance_id = i.id))) END
+    FROM (SELECT DISTINCT h.instance_id FROM configuration_changes h WHERE h.revision > after) c
+    LEFT JOIN instances i ON i.id = c.instance_id AND i.deleted_at IS NULL
+    WHERE after > 0 OR i.id IS NOT NULL
+$$;
