@@ -22,6 +22,7 @@ require github.com/sony/gobreaker/v2 v2.4.0 // indirect
 require (
 	github.com/jackc/pgpassfile v1.0.0 // indirect
 	github.com/jackc/pgservicefile v0.0.0-20240606120523-5a60cdf6a761 // indirect
+	github.com/maypok86/otter/v2 v2.4.0 // indirect
 	golang.org/x/sync v0.24.0 // indirect
 )
 

@@ -3,8 +3,8 @@ package engine
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -42,11 +42,14 @@ type Engine struct {
 	objects     Objects
 	keyManagers KeyManagers
 	now         func() time.Time
+	memory      *memory
+	flights     flights
+	away        atomic.Int64 // until when the ledger is not asked, in Unix nanoseconds
 }
 
 // New returns an Engine.
 func New(c Config) *Engine {
-	return &Engine{objects: c.Objects, keyManagers: c.KeyManagers, now: c.Now}
+	return &Engine{objects: c.Objects, keyManagers: c.KeyManagers, now: c.Now, memory: newMemory()}
 }
 
 // Key is a managed object with its bytes. The receiver wipes Material.
@@ -114,9 +117,10 @@ func (e *Engine) Create(ctx context.Context, t *tenant.Tenant, typ kmip.ObjectTy
 }
 
 // Get returns a key's bytes after asking the key manager for both its standard
-// key and the root key, and checking length and digest (KMIP 1.4, 4.11).
+// key and the root key, and checking length and digest (KMIP 1.4, 4.11). It
+// does not need the ledger.
 func (e *Engine) Get(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (Key, error) {
-	r, err := e.record(ctx, t, id)
+	r, err := e.known(ctx, t, id)
 	if err != nil {
 		return Key{}, err
 	}
@@ -127,27 +131,27 @@ func (e *Engine) Get(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (K
 	if err != nil {
 		return Key{}, err
 	}
-	envelope, err := keys.Load(ctx, id, r.KeyRef)
+	o, err := e.open(ctx, keys, t, r)
 	if err != nil {
 		return Key{}, err
 	}
-	material, err := keys.Unwrap(ctx, envelope.Wrapped, Binding{Tenant: t.ID, Object: id})
-	if err != nil {
-		return Key{}, err
+	if !matches(o.material, &r.Object) {
+		o.material.Wipe()
+		return Key{}, errMismatch
 	}
-	digest := sha256.Sum256(material.Reveal())
-	if material.Len()*8 != int(r.Object.Length) || subtle.ConstantTimeCompare(digest[:], r.Object.Digest) != 1 {
-		material.Wipe()
-		return Key{}, fault.New(fault.Corrupt, "The stored key does not match its record.")
-	}
-	return Key{Object: r.Object, Material: material}, nil
+	return Key{Object: r.Object, Material: o.material}, nil
 }
 
 // Attributes returns the attributes with the given names, in that order, or
 // all without names; names that are unknown or have no value are left out
-// (KMIP 1.4, 4.12).
+// (KMIP 1.4, 4.12). While the ledger is away it tells the state and what never
+// changes.
 func (e *Engine) Attributes(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, names []string) ([]kmip.Attribute, error) {
-	r, err := e.record(ctx, t, id)
+	row := e.record
+	if tellable(names) {
+		row = e.known
+	}
+	r, err := row(ctx, t, id)
 	if err != nil {
 		return nil, err
 	}
@@ -217,17 +221,14 @@ func (e *Engine) Destroy(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID
 	return err
 }
 
-// record reads an object's row; a pending one was never answered and is
-// unknown.
+// record reads an object's row, which nothing stands in for. One that is missing, or pending
+// and so never answered, is made again if the key manager has the object.
 func (e *Engine) record(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (Record, error) {
 	r, err := e.objects.Get(ctx, t.ID, id)
-	switch {
-	case errors.Is(err, ErrNotFound), err == nil && r.Phase == Pending:
-		return Record{}, errUnknown
-	case err != nil:
-		return Record{}, err
+	if errors.Is(err, ErrNotFound) || err == nil && r.Phase == Pending {
+		return e.recover(ctx, t, id, r)
 	}
-	return r, nil
+	return r, err
 }
 
 // change applies f to an object that can still change.

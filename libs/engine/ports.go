@@ -62,9 +62,18 @@ type Record struct {
 	// Version counts the row's changes from 1. Replace succeeds only with the
 	// version that is stored, and stores that plus one.
 	Version int64
+	// Recovered says that the row was lost and made again of the envelope.
+	Recovered bool
 	// PendingFor is how long a pending row may stay so, from now by the
 	// database's clock. Read by Create alone.
 	PendingFor time.Duration
+}
+
+// Withheld reports whether the object must not be served by a node that can't
+// read the ledger: it was revoked or destroyed. Create and Replace of such a
+// record make it known to every node in the same transaction.
+func (r Record) Withheld() bool {
+	return r.Phase == Destroying || r.Phase == Gone || r.Object.State >= kmip.Deactivated
 }
 
 // Objects is the ledger of managed objects. Every call names the tenant and

@@ -97,7 +97,7 @@ func Objects(t *testing.T, open func(t *testing.T, one, two tenant.ID) engine.Ob
 		ctx, objects := start(t)
 		r := NewRecord()
 		create(t, objects, one, r)
-		r.Version, r.Phase, r.KeyRef, r.Object.State = 1, engine.Live, "ref", kmip.Active
+		r.Version, r.Phase, r.KeyRef, r.Object.State, r.Recovered = 1, engine.Live, "ref", kmip.Active, true
 		if err := objects.Replace(ctx, one, r); err != nil {
 			t.Fatal(err)
 		}
@@ -108,7 +108,7 @@ func Objects(t *testing.T, open func(t *testing.T, one, two tenant.ID) engine.Ob
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.Version != 2 || got.Phase != engine.Live || got.KeyRef != "ref" || got.Object.State != kmip.Active {
+		if got.Version != 2 || got.Phase != engine.Live || got.KeyRef != "ref" || got.Object.State != kmip.Active || !got.Recovered {
 			t.Errorf("after Replace: %+v", got)
 		}
 	})
@@ -246,6 +246,26 @@ func (l *Ledger) Create(ctx context.Context, t tenant.ID, r engine.Record) error
 		l.made = append(l.made, k)
 		return nil
 	})
+}
+
+// Newest returns the identifier of the tenant's row that was made last.
+func (l *Ledger) Newest(t tenant.ID) kmip.ObjectID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, k := range slices.Backward(l.made) {
+		if k.tenant == t {
+			return k.object
+		}
+	}
+	return ""
+}
+
+// Lose forgets every row, as a database that was restored to an older state.
+func (l *Ledger) Lose() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.rows)
+	l.made = nil
 }
 
 // Locate implements engine.Objects.

@@ -1,0 +1,211 @@
+package engine
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
+	"github.com/kmip-for-vmware/kmip/libs/secret"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
+)
+
+// ledgerTime is how long a reader waits for the ledger before it goes on with
+// what is known without it.
+const ledgerTime = 500 * time.Millisecond
+
+var (
+	// errWithheld answers for what was revoked or destroyed, by a node that
+	// can't look up which.
+	errWithheld = fault.New(fault.Denied, "This object was revoked or destroyed.")
+	errNoLedger = fault.New(fault.Unavailable, "The object's attributes can't be read now; try again later.")
+	errTooMany  = fault.New(fault.Unavailable, "Too many objects are asked for that are not on record; try again later.")
+)
+
+// known returns an object's row or, while the ledger is away, what stands in
+// for it: what this node has seen or what the key manager holds, with the state
+// Active unless the object is withheld. An object that the ledger does not
+// know, but the key manager does, gets its row again.
+func (e *Engine) known(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (Record, error) {
+	r, err := e.look(ctx, t.ID, id)
+	switch {
+	case err == nil && r.Phase != Pending:
+		e.memory.rows.Set(row{t.ID, id}, r)
+		return r, nil
+	case err == nil, errors.Is(err, ErrNotFound):
+		return e.recover(ctx, t, id, r)
+	case !errors.Is(err, ErrUnavailable):
+		return Record{}, err
+	case t.Withholds(string(id)):
+		return Record{}, errWithheld
+	}
+	r, seen := e.memory.rows.GetIfPresent(row{t.ID, id})
+	if !seen {
+		if r, err = e.find(ctx, t, id); err != nil {
+			return Record{}, err
+		}
+	}
+	if r.Phase == Live {
+		r.Object.State = kmip.Active
+	}
+	return r, nil
+}
+
+// look asks the ledger, but not while it has just not answered.
+func (e *Engine) look(ctx context.Context, t tenant.ID, id kmip.ObjectID) (Record, error) {
+	if e.now().UnixNano() < e.away.Load() {
+		return Record{}, errNoLedger
+	}
+	limited, cancel := context.WithTimeout(ctx, ledgerTime)
+	defer cancel()
+	r, err := e.objects.Get(limited, t, id)
+	if errors.Is(err, ErrUnavailable) && ctx.Err() == nil {
+		e.away.Store(e.now().Add(awayFor).UnixNano())
+	}
+	return r, err
+}
+
+// find returns a row made of what the key manager holds: its standard key and
+// the envelope in it, which nothing but unwrapping proves to be the tenant's.
+func (e *Engine) find(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (Record, error) {
+	if at, missed := e.memory.misses.GetIfPresent(row{t.ID, id}); missed && e.now().Sub(at) < missedFor {
+		return Record{}, errUnknown
+	}
+	if !e.memory.mayFind(t.ID, e.now()) {
+		return Record{}, errTooMany
+	}
+	keys, err := e.keyManagers(t)
+	if err != nil {
+		return Record{}, err
+	}
+	ref, err := keys.Find(ctx, id)
+	if err == nil {
+		var envelope Envelope
+		if envelope, err = keys.Load(ctx, id, ref); err == nil && envelope.Tenant == t.ID {
+			e.memory.envelopes.Set(subject{t.ID, id, ref}, envelope)
+			return Record{Object: envelope.Object, Phase: Live, Location: envelope.Location, KeyRef: ref}, nil
+		}
+	}
+	// Instances of a customer may share a key manager: another's is unknown.
+	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrGone) {
+		e.memory.misses.Set(row{t.ID, id}, e.now())
+		return Record{}, errUnknown
+	}
+	return Record{}, err
+}
+
+// recover writes the row of an object again that the ledger lost, or has as
+// pending: the envelope opens with the tenant's root key and for this object
+// alone, so it is the tenant's. Attributes that were added later are lost.
+func (e *Engine) recover(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, pending Record) (Record, error) {
+	r, err := e.find(ctx, t, id)
+	if err != nil {
+		return Record{}, err
+	}
+	keys, err := e.keyManagers(t)
+	if err != nil {
+		return Record{}, err
+	}
+	o, err := e.open(ctx, keys, t, r)
+	if err != nil {
+		return Record{}, err
+	}
+	defer o.material.Wipe()
+	if !matches(o.material, &r.Object) {
+		return Record{}, errMismatch
+	}
+	r.Recovered = true
+	if r.Object.State = kmip.Active; t.Withholds(string(id)) {
+		r.Object.State = kmip.Deactivated
+	}
+	if pending.Version == 0 {
+		err = e.objects.Create(ctx, t.ID, r)
+		r.Version = 1
+	} else {
+		r.Version = pending.Version
+		err = e.objects.Replace(ctx, t.ID, r)
+		r.Version++
+	}
+	switch {
+	case errors.Is(err, ErrExists), errors.Is(err, ErrConflict), errors.Is(err, ErrNotFound):
+		return e.objects.Get(ctx, t.ID, id) // somebody else was faster
+	case errors.Is(err, ErrUnavailable):
+		return r, nil // it serves all the same
+	}
+	return r, err
+}
+
+// open loads an object's standard key and unwraps what it holds, once for all
+// that ask at the same time. A payload that was seen before is unwrapped while
+// it is loaded again; both have to succeed.
+func (e *Engine) open(ctx context.Context, keys KeyManager, t *tenant.Tenant, r Record) (opened, error) {
+	s := subject{t.ID, r.Object.ID, r.KeyRef}
+	binding := Binding{Tenant: t.ID, Object: r.Object.ID}
+	return e.flights.join(ctx, s, func(ctx context.Context) (opened, error) {
+		seen, ok := e.memory.envelopes.GetIfPresent(s)
+		if !ok {
+			return e.loadAndUnwrap(ctx, keys, s, binding)
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		type unwrapped struct {
+			material *secret.Bytes
+			err      error
+		}
+		early := make(chan unwrapped, 1)
+		go func() {
+			material, err := keys.Unwrap(ctx, seen.Wrapped, binding)
+			early <- unwrapped{material, err}
+		}()
+		envelope, err := keys.Load(ctx, s.object, s.ref)
+		if err != nil {
+			cancel()
+			(<-early).material.Wipe()
+			e.memory.envelopes.Invalidate(s)
+			return opened{}, err
+		}
+		got := <-early
+		if envelope.Wrapped != seen.Wrapped { // a standard key's payload does not change
+			got.material.Wipe()
+			return e.loadAndUnwrap(ctx, keys, s, binding)
+		}
+		return opened{envelope, got.material}, got.err
+	})
+}
+
+func (e *Engine) loadAndUnwrap(ctx context.Context, keys KeyManager, s subject, b Binding) (opened, error) {
+	envelope, err := keys.Load(ctx, s.object, s.ref)
+	if err != nil {
+		return opened{}, err
+	}
+	material, err := keys.Unwrap(ctx, envelope.Wrapped, b)
+	if err != nil {
+		return opened{}, err
+	}
+	e.memory.envelopes.Set(s, envelope)
+	return opened{envelope, material}, nil
+}
+
+var errMismatch = fault.New(fault.Corrupt, "The stored key does not match its record.")
+
+// matches compares key bytes with the length and digest on record.
+func matches(material *secret.Bytes, o *kmip.Object) bool {
+	digest := sha256.Sum256(material.Reveal())
+	return material.Len()*8 == int(o.Length) && subtle.ConstantTimeCompare(digest[:], o.Digest) == 1
+}
+
+// lasting are the attributes that are what they were when the object was made,
+// so that they can be told without the ledger; State is told besides.
+var lasting = []string{
+	kmip.AttributeState, "Unique Identifier", "Object Type", kmip.AttributeCryptographicAlgorithm, kmip.AttributeCryptographicLength,
+	"Digest", "Initial Date",
+}
+
+// tellable reports whether attributes can be told without the ledger.
+func tellable(names []string) bool {
+	return len(names) > 0 && !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(lasting, name) })
+}
