@@ -31,6 +31,7 @@ const (
 	ErrorCodeMissingValue         ErrorCode = "missing_value"
 	ErrorCodeNotFound             ErrorCode = "not_found"
 	ErrorCodeNotImplemented       ErrorCode = "not_implemented"
+	ErrorCodePreconditionFailed   ErrorCode = "precondition_failed"
 	ErrorCodeServiceUnavailable   ErrorCode = "service_unavailable"
 	ErrorCodeTooLarge             ErrorCode = "too_large"
 	ErrorCodeTooManyRequests      ErrorCode = "too_many_requests"
@@ -65,6 +66,8 @@ func (e ErrorCode) Valid() bool {
 	case ErrorCodeNotFound:
 		return true
 	case ErrorCodeNotImplemented:
+		return true
+	case ErrorCodePreconditionFailed:
 		return true
 	case ErrorCodeServiceUnavailable:
 		return true
@@ -106,16 +109,25 @@ func (e ErrorTargetType) Valid() bool {
 
 // Defines values for InstanceStatus.
 const (
-	InstanceStatusInactive  InstanceStatus = "inactive"
-	InstanceStatusInstalled InstanceStatus = "installed"
+	InstanceStatusConfiguring InstanceStatus = "configuring"
+	InstanceStatusInactive    InstanceStatus = "inactive"
+	InstanceStatusInstalled   InstanceStatus = "installed"
+	InstanceStatusInstalling  InstanceStatus = "installing"
+	InstanceStatusRemoving    InstanceStatus = "removing"
 )
 
 // Valid indicates whether the value is a known member of the InstanceStatus enum.
 func (e InstanceStatus) Valid() bool {
 	switch e {
+	case InstanceStatusConfiguring:
+		return true
 	case InstanceStatusInactive:
 		return true
 	case InstanceStatusInstalled:
+		return true
+	case InstanceStatusInstalling:
+		return true
+	case InstanceStatusRemoving:
 		return true
 	default:
 		return false
@@ -212,17 +224,28 @@ type ClientCertificatePrototype struct {
 	Name Name `json:"name"`
 }
 
-// Endpoint A KMIP server address.
+// Endpoint A KMIP server address, and what it proves itself with.
 type Endpoint struct {
+	// CertificateChain The server's own certificate, then those that signed it, up to the authority's.
+	CertificateChain []PEM `json:"certificate_chain"`
+
 	// Hostname Host name.
 	//
-	// Example: kmip-1.private.us-south.example.com
-	Hostname string `json:"hostname"`
+	// Example: kmip-1.private.eu-central.vmware-solutions.example.com
+	Hostname Hostname `json:"hostname"`
 
 	// Port TCP port.
 	//
 	// Example: 5696
 	Port int32 `json:"port"`
+
+	// Sha1Fingerprint SHA-1 of the server's own certificate in DER, in hexadecimal, as older vCenters show it.
+	//
+	// Example: da39a3ee5e6b4b0d3255bfef95601890afd80709
+	Sha1Fingerprint string `json:"sha1_fingerprint"`
+
+	// Sha256Fingerprint Of the server's own certificate. vCenter shows it with colons.
+	Sha256Fingerprint Fingerprint `json:"sha256_fingerprint"`
 }
 
 // EndpointCollection Where vCenter reaches an instance.
@@ -233,6 +256,11 @@ type EndpointCollection struct {
 	// Endpoints In the order to enter them in vCenter.
 	Endpoints []Endpoint `json:"endpoints"`
 }
+
+// EntityTags Entity tags in quotation marks, or `*`.
+//
+// Example: "3k9sd02kfls92kf0s9df8"
+type EntityTags = string
 
 // Error One thing that is wrong.
 type Error struct {
@@ -245,6 +273,11 @@ type Error struct {
 	//
 	// Example: Field `name` is longer than 63 characters.
 	Message string `json:"message"`
+
+	// MoreInfo URL of a page about errors.
+	//
+	// Example: https://github.com/kmip-for-vmware/kmip/blob/main/docs/api.md#errors
+	MoreInfo string `json:"more_info"`
 
 	// Target The part of the request that is wrong.
 	Target *ErrorTarget `json:"target,omitempty"`
@@ -293,6 +326,11 @@ type ErrorTargetType string
 //
 // Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
 type Fingerprint = string
+
+// Hostname Host name.
+//
+// Example: kmip-1.private.eu-central.vmware-solutions.example.com
+type Hostname = string
 
 // Identifier A UUID in lower case.
 //
@@ -346,11 +384,12 @@ type Instance struct {
 	Name Name `json:"name"`
 
 	// Region Region of the cell that serves the instance, and of its key manager.
-	//
-	// Example: us-south
-	Region string `json:"region"`
+	Region RegionID `json:"region"`
 
-	// Status `inactive`: no key manager yet; its clients are refused. `installed`: in service.
+	// RestorableUntil Until when it can be restored; with status `removing` alone.
+	RestorableUntil *Timestamp `json:"restorable_until,omitempty"`
+
+	// Status `installing`: being created. `inactive`: no key manager yet; its clients are refused. `configuring`: its key manager is being changed. `installed`: in service. `removing`: deleted, and can be restored.
 	//
 	// Example: inactive
 	Status InstanceStatus `json:"status"`
@@ -371,10 +410,32 @@ type Instance struct {
 // Example: crn:v1:bluemix:public:kms:us-south:a/0123456789abcdef0123456789abcdef:11111111-2222-4333-8444-555555555555::
 type InstanceCRN = string
 
-// InstanceCollection The instances of an account.
+// InstanceCollection A page of the instances of an account.
 type InstanceCollection struct {
+	// First The first page.
+	First PageLink `json:"first"`
+
 	// Instances Oldest first.
 	Instances []Instance `json:"instances"`
+
+	// Limit Entries that the page has at most.
+	//
+	// Example: 50
+	Limit int32 `json:"limit"`
+
+	// Next The following page; absent on the last one.
+	Next *NextPageLink `json:"next,omitempty"`
+
+	// TotalCount Entries of all pages.
+	//
+	// Example: 1
+	TotalCount int32 `json:"total_count"`
+}
+
+// InstancePatch What to change of an instance.
+type InstancePatch struct {
+	// Name Unique in the account.
+	Name *Name `json:"name,omitempty"`
 }
 
 // InstancePrototype An instance to create.
@@ -383,10 +444,23 @@ type InstancePrototype struct {
 	Name *Name `json:"name,omitempty"`
 }
 
-// InstanceStatus `inactive`: no key manager yet; its clients are refused. `installed`: in service.
+// InstanceStatus `installing`: being created. `inactive`: no key manager yet; its clients are refused. `configuring`: its key manager is being changed. `installed`: in service. `removing`: deleted, and can be restored.
 //
 // Example: inactive
 type InstanceStatus string
+
+// KeyEstimate Keys of the key manager.
+type KeyEstimate struct {
+	// RootKeys Root keys, which the customer creates.
+	//
+	// Example: 2
+	RootKeys int32 `json:"root_keys"`
+
+	// StandardKeys Standard keys, which this service stores.
+	//
+	// Example: 206
+	StandardKeys int32 `json:"standard_keys"`
+}
 
 // KeyManager The root key in use.
 type KeyManager struct {
@@ -465,8 +539,44 @@ type Location = string
 // Example: vsphere-dallas
 type Name = string
 
+// NextPageLink The following page of a collection.
+type NextPageLink struct {
+	// Href URL of a page.
+	//
+	// Example: http://127.0.0.1:8080/v1/instances?limit=50
+	Href PageURL `json:"href"`
+
+	// Start Names a page. Its form may change.
+	//
+	// Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
+	Start PageToken `json:"start"`
+}
+
+// PageLink A page of a collection.
+type PageLink struct {
+	// Href URL of a page.
+	//
+	// Example: http://127.0.0.1:8080/v1/instances?limit=50
+	Href PageURL `json:"href"`
+}
+
+// PageToken Names a page. Its form may change.
+//
+// Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
+type PageToken = string
+
+// PageURL URL of a page.
+//
+// Example: http://127.0.0.1:8080/v1/instances?limit=50
+type PageURL = string
+
 // PEM One X.509 certificate in PEM, from `-----BEGIN CERTIFICATE-----` to `-----END CERTIFICATE-----`.
 type PEM = string
+
+// Quantity How many.
+//
+// Example: 100
+type Quantity = int32
 
 // Refusal Connections or requests from one source, turned away for one cause within a minute.
 type Refusal struct {
@@ -520,15 +630,58 @@ type RefusalCollection struct {
 	Refusals []Refusal `json:"refusals"`
 }
 
+// Region A region in which instances can be.
+type Region struct {
+	// Hostnames The shared KMIP host names, in the order to enter them in vCenter.
+	Hostnames []Hostname `json:"hostnames"`
+
+	// ID An IBM Cloud region, as in CRNs.
+	//
+	// Example: us-south
+	ID RegionID `json:"id"`
+
+	// KeyManagers What instances in this region can keep their keys in.
+	KeyManagers []KeyManagerType `json:"key_managers"`
+}
+
+// RegionCollection The regions of this address.
+type RegionCollection struct {
+	// Regions By id.
+	Regions []Region `json:"regions"`
+}
+
+// RegionID An IBM Cloud region, as in CRNs.
+//
+// Example: us-south
+type RegionID = string
+
 // Timestamp UTC, whole seconds.
 //
 // Example: 2026-11-23T12:00:00Z
 type Timestamp = time.Time
 
+// IdempotencyKey Letters, digits, hyphens and underscores; unique in the account.
+//
+// Example: 4f1d1b1e-3c52-4c8f-9b7e-2a53d3f5a1c0
+type IdempotencyKey = string
+
+// IfMatch Entity tags in quotation marks, or `*`.
+//
+// Example: "3k9sd02kfls92kf0s9df8"
+type IfMatch = EntityTags
+
 // InstanceID A UUID in lower case.
 //
 // Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
 type InstanceID = Identifier
+
+// Limit Entries of a page.
+type Limit = int32
+
+// Start Names a page. Its form may change.
+//
+// Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
+type Start = PageToken
 
 // BadRequest Every error answer.
 type BadRequest = ErrorContainer
@@ -536,14 +689,23 @@ type BadRequest = ErrorContainer
 // Conflict Every error answer.
 type Conflict = ErrorContainer
 
+// Forbidden Every error answer.
+type Forbidden = ErrorContainer
+
 // InternalError Every error answer.
 type InternalError = ErrorContainer
 
 // NotFound Every error answer.
 type NotFound = ErrorContainer
 
+// PreconditionFailed Every error answer.
+type PreconditionFailed = ErrorContainer
+
 // TooLarge Every error answer.
 type TooLarge = ErrorContainer
+
+// TooManyRequests Every error answer.
+type TooManyRequests = ErrorContainer
 
 // Unauthorized Every error answer.
 type Unauthorized = ErrorContainer
@@ -554,14 +716,68 @@ type Unavailable = ErrorContainer
 // UnsupportedMediaType Every error answer.
 type UnsupportedMediaType = ErrorContainer
 
+// ListInstancesParams defines parameters for ListInstances.
+type ListInstancesParams struct {
+	// Name Only the instance of this name.
+	Name *Name `form:"name,omitempty" json:"name,omitempty"`
+
+	// Status Only instances with this status.
+	Status *InstanceStatus `form:"status,omitempty" json:"status,omitempty"`
+
+	// Start The page to return, from `next.start` of the page before. Without it the first one.
+	Start *Start `form:"start,omitempty" json:"start,omitempty"`
+
+	// Limit How many to return at most.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
+// CreateInstanceParams defines parameters for CreateInstance.
+type CreateInstanceParams struct {
+	// IdempotencyKey A name that the caller makes up for this one creation, for example a UUID. Repeated within 24 hours with the same body, the request is answered as it was and creates nothing; with another body it is refused with 409. A creation that was refused may be repeated with another body.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteInstanceParams defines parameters for DeleteInstance.
+type DeleteInstanceParams struct {
+	// IfMatch ETag of the resource as the caller knows it. Without it, whatever its state is.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// UpdateInstanceParams defines parameters for UpdateInstance.
+type UpdateInstanceParams struct {
+	// IfMatch ETag of the instance as the caller knows it, or `*` for any.
+	IfMatch EntityTags `json:"If-Match"`
+}
+
+// CreateInstanceClientCertificateParams defines parameters for CreateInstanceClientCertificate.
+type CreateInstanceClientCertificateParams struct {
+	// IdempotencyKey A name that the caller makes up for this one creation, for example a UUID. Repeated within 24 hours with the same body, the request is answered as it was and creates nothing; with another body it is refused with 409. A creation that was refused may be repeated with another body.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// GetKeyEstimateParams defines parameters for GetKeyEstimate.
+type GetKeyEstimateParams struct {
+	// EncryptedVms VMs encrypted by vSphere.
+	EncryptedVms *Quantity `form:"encrypted_vms,omitempty" json:"encrypted_vms,omitempty"`
+
+	// VsphereClusters Clusters with vSphere encryption.
+	VsphereClusters *Quantity `form:"vsphere_clusters,omitempty" json:"vsphere_clusters,omitempty"`
+
+	// VsanClusters Clusters with vSAN encryption.
+	VsanClusters *Quantity `form:"vsan_clusters,omitempty" json:"vsan_clusters,omitempty"`
+}
+
 // CreateInstanceJSONRequestBody defines body for CreateInstance for application/json ContentType.
 type CreateInstanceJSONRequestBody = InstancePrototype
 
-// CreateClientCertificateJSONRequestBody defines body for CreateClientCertificate for application/json ContentType.
-type CreateClientCertificateJSONRequestBody = ClientCertificatePrototype
+// UpdateInstanceApplicationMergePatchPlusJSONRequestBody defines body for UpdateInstance for application/merge-patch+json ContentType.
+type UpdateInstanceApplicationMergePatchPlusJSONRequestBody = InstancePatch
 
-// ReplaceKeyManagerJSONRequestBody defines body for ReplaceKeyManager for application/json ContentType.
-type ReplaceKeyManagerJSONRequestBody = KeyManagerPrototype
+// CreateInstanceClientCertificateJSONRequestBody defines body for CreateInstanceClientCertificate for application/json ContentType.
+type CreateInstanceClientCertificateJSONRequestBody = ClientCertificatePrototype
+
+// ReplaceInstanceKeyManagerJSONRequestBody defines body for ReplaceInstanceKeyManager for application/json ContentType.
+type ReplaceInstanceKeyManagerJSONRequestBody = KeyManagerPrototype
 
 // RequestEditorFn is the function signature for the RequestEditor callback function
 type RequestEditorFn func(ctx context.Context, req *http.Request) error
@@ -639,10 +855,10 @@ type ClientInterface interface {
 
 	// ListInstances List instances
 	//
-	// The instances of the caller's account, oldest first. Action `vmware-solutions.instances.view`.
+	// The instances of the caller's account, oldest first. Deleted ones that can be restored are listed with `status=removing` alone. Action `vmware-solutions.instances.view`.
 	//
 	// Corresponds with GET /v1/instances (the `ListInstances` operationId).
-	ListInstances(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+	ListInstances(ctx context.Context, params *ListInstancesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateInstanceWithBody Create an instance
 	//
@@ -651,7 +867,7 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /v1/instances (the `CreateInstance` operationId).
-	CreateInstanceWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateInstanceWithBody(ctx context.Context, params *CreateInstanceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateInstance Create an instance
 	//
@@ -660,94 +876,133 @@ type ClientInterface interface {
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/instances (the `CreateInstance` operationId).
-	CreateInstance(ctx context.Context, body CreateInstanceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateInstance(ctx context.Context, params *CreateInstanceParams, body CreateInstanceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DeleteInstance Delete an instance
 	//
-	// Its clients are refused at their next request. The keys that it stored in the key manager stay there. Action `vmware-solutions.instances.delete`.
+	// Its clients are refused at their next request. The keys that it stored in the key manager stay there. For 30 days it can be restored, and its endpoints and client certificates stay reserved to the account; its name does not. Deleting it again changes nothing. Action `vmware-solutions.instances.delete`.
 	//
 	// Corresponds with DELETE /v1/instances/{id} (the `DeleteInstance` operationId).
-	DeleteInstance(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	DeleteInstance(ctx context.Context, id InstanceID, params *DeleteInstanceParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetInstance Get an instance
 	//
-	// Action `vmware-solutions.instances.view`.
+	// Also a deleted one, as long as it can be restored. Action `vmware-solutions.instances.view`.
 	//
 	// Corresponds with GET /v1/instances/{id} (the `GetInstance` operationId).
 	GetInstance(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListClientCertificates List client certificates
+	// UpdateInstanceWithBody Rename an instance
+	//
+	// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /v1/instances/{id} (the `UpdateInstance` operationId).
+	UpdateInstanceWithBody(ctx context.Context, id InstanceID, params *UpdateInstanceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateInstanceWithApplicationMergePatchPlusJSONBody Rename an instance
+	//
+	// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+	//
+	// Takes a body of the `application/merge-patch+json` content type.
+	//
+	// Corresponds with PATCH /v1/instances/{id} (the `UpdateInstance` operationId).
+	UpdateInstanceWithApplicationMergePatchPlusJSONBody(ctx context.Context, id InstanceID, params *UpdateInstanceParams, body UpdateInstanceApplicationMergePatchPlusJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListInstanceClientCertificates List client certificates
 	//
 	// Oldest first. Action `vmware-solutions.instances.view`.
 	//
-	// Corresponds with GET /v1/instances/{id}/client_certificates (the `ListClientCertificates` operationId).
-	ListClientCertificates(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with GET /v1/instances/{id}/client_certificates (the `ListInstanceClientCertificates` operationId).
+	ListInstanceClientCertificates(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// CreateClientCertificateWithBody Allow a client certificate
+	// CreateInstanceClientCertificateWithBody Allow a client certificate
 	//
 	// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
 	//
 	// Takes any type of body and a specified content type.
 	//
-	// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateClientCertificate` operationId).
-	CreateClientCertificateWithBody(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateInstanceClientCertificate` operationId).
+	CreateInstanceClientCertificateWithBody(ctx context.Context, id InstanceID, params *CreateInstanceClientCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// CreateClientCertificate Allow a client certificate
+	// CreateInstanceClientCertificate Allow a client certificate
 	//
 	// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
-	// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateClientCertificate` operationId).
-	CreateClientCertificate(ctx context.Context, id InstanceID, body CreateClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateInstanceClientCertificate` operationId).
+	CreateInstanceClientCertificate(ctx context.Context, id InstanceID, params *CreateInstanceClientCertificateParams, body CreateInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// DeleteClientCertificate Remove a client certificate
+	// DeleteInstanceClientCertificate Remove a client certificate
 	//
 	// Its open connections are closed, or refused at their next request; the instance's `in_force` tells on how many nodes. Action `vmware-solutions.instances.update`.
 	//
-	// Corresponds with DELETE /v1/instances/{id}/client_certificates/{certificate_id} (the `DeleteClientCertificate` operationId).
-	DeleteClientCertificate(ctx context.Context, id InstanceID, certificateID Identifier, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with DELETE /v1/instances/{id}/client_certificates/{certificate_id} (the `DeleteInstanceClientCertificate` operationId).
+	DeleteInstanceClientCertificate(ctx context.Context, id InstanceID, certificateID Identifier, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListEndpoints List the endpoints to enter in vCenter
+	// ListInstanceEndpoints List the endpoints to enter in vCenter
 	//
-	// Add every endpoint as a server of one key provider, so that vCenter can fail over. An instance has either the shared endpoints of its cell or one of its own. Action `vmware-solutions.instances.view`.
+	// Add every endpoint as a server of one key provider, so that vCenter can fail over. An instance has either the shared endpoints of its cell or one of its own. Before you let vCenter trust a server, compare the fingerprint that it shows. Action `vmware-solutions.instances.view`.
 	//
-	// Corresponds with GET /v1/instances/{id}/endpoints (the `ListEndpoints` operationId).
-	ListEndpoints(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with GET /v1/instances/{id}/endpoints (the `ListInstanceEndpoints` operationId).
+	ListInstanceEndpoints(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ReplaceKeyManagerWithBody Connect an instance to its key manager
+	// ReplaceInstanceKeyManagerWithBody Connect an instance to its key manager
 	//
 	// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 	//
 	// Takes any type of body and a specified content type.
 	//
-	// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceKeyManager` operationId).
-	ReplaceKeyManagerWithBody(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceInstanceKeyManager` operationId).
+	ReplaceInstanceKeyManagerWithBody(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ReplaceKeyManager Connect an instance to its key manager
+	// ReplaceInstanceKeyManager Connect an instance to its key manager
 	//
 	// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
-	// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceKeyManager` operationId).
-	ReplaceKeyManager(ctx context.Context, id InstanceID, body ReplaceKeyManagerJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceInstanceKeyManager` operationId).
+	ReplaceInstanceKeyManager(ctx context.Context, id InstanceID, body ReplaceInstanceKeyManagerJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListRefusals List clients that were turned away
+	// ListInstanceRefusals List clients that were turned away
 	//
 	// Those that came by the instance's own host name or port, newest first, counted by minute, cause and source, of the last 30 days. At a shared endpoint nothing says whom an unknown client meant, so those are not here. Beyond 1,000 entries a day refusals are counted by cause alone. Fingerprints are here to compare: add a certificate by its PEM. Action `vmware-solutions.instances.view`.
 	//
-	// Corresponds with GET /v1/instances/{id}/refusals (the `ListRefusals` operationId).
-	ListRefusals(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	// Corresponds with GET /v1/instances/{id}/refusals (the `ListInstanceRefusals` operationId).
+	ListInstanceRefusals(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RestoreInstance Restore a deleted instance
+	//
+	// It comes back with its id, settings, endpoints and those client certificates that the account has not given to another instance since. Refused when another instance has taken its name. Action `vmware-solutions.instances.create`.
+	//
+	// Corresponds with POST /v1/instances/{id}/restore (the `RestoreInstance` operationId).
+	RestoreInstance(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetKeyEstimate Estimate the number of keys
+	//
+	// How many keys of the key manager an environment needs, which bills for them. vSphere encryption needs a root key, and a standard key for each cluster and each encrypted VM; vSAN encryption needs a root key, and two standard keys for each cluster. Open to every valid token.
+	//
+	// Corresponds with GET /v1/key_estimate (the `GetKeyEstimate` operationId).
+	GetKeyEstimate(ctx context.Context, params *GetKeyEstimateParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListRegions List regions
+	//
+	// The regions in which instances can be created at this address. An instance is in the region of its key manager. Open to every valid token.
+	//
+	// Corresponds with GET /v1/regions (the `ListRegions` operationId).
+	ListRegions(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 }
 
 // ListInstances List instances
 //
-// The instances of the caller's account, oldest first. Action `vmware-solutions.instances.view`.
+// The instances of the caller's account, oldest first. Deleted ones that can be restored are listed with `status=removing` alone. Action `vmware-solutions.instances.view`.
 //
 // Corresponds with GET /v1/instances (the `ListInstances` operationId).
-func (c *Client) ListInstances(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewListInstancesRequest(c.Server)
+func (c *Client) ListInstances(ctx context.Context, params *ListInstancesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListInstancesRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -765,8 +1020,8 @@ func (c *Client) ListInstances(ctx context.Context, reqEditors ...RequestEditorF
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /v1/instances (the `CreateInstance` operationId).
-func (c *Client) CreateInstanceWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateInstanceRequestWithBody(c.Server, contentType, body)
+func (c *Client) CreateInstanceWithBody(ctx context.Context, params *CreateInstanceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateInstanceRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -784,8 +1039,8 @@ func (c *Client) CreateInstanceWithBody(ctx context.Context, contentType string,
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /v1/instances (the `CreateInstance` operationId).
-func (c *Client) CreateInstance(ctx context.Context, body CreateInstanceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateInstanceRequest(c.Server, body)
+func (c *Client) CreateInstance(ctx context.Context, params *CreateInstanceParams, body CreateInstanceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateInstanceRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -798,11 +1053,11 @@ func (c *Client) CreateInstance(ctx context.Context, body CreateInstanceJSONRequ
 
 // DeleteInstance Delete an instance
 //
-// Its clients are refused at their next request. The keys that it stored in the key manager stay there. Action `vmware-solutions.instances.delete`.
+// Its clients are refused at their next request. The keys that it stored in the key manager stay there. For 30 days it can be restored, and its endpoints and client certificates stay reserved to the account; its name does not. Deleting it again changes nothing. Action `vmware-solutions.instances.delete`.
 //
 // Corresponds with DELETE /v1/instances/{id} (the `DeleteInstance` operationId).
-func (c *Client) DeleteInstance(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewDeleteInstanceRequest(c.Server, id)
+func (c *Client) DeleteInstance(ctx context.Context, id InstanceID, params *DeleteInstanceParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteInstanceRequest(c.Server, id, params)
 	if err != nil {
 		return nil, err
 	}
@@ -815,7 +1070,7 @@ func (c *Client) DeleteInstance(ctx context.Context, id InstanceID, reqEditors .
 
 // GetInstance Get an instance
 //
-// Action `vmware-solutions.instances.view`.
+// Also a deleted one, as long as it can be restored. Action `vmware-solutions.instances.view`.
 //
 // Corresponds with GET /v1/instances/{id} (the `GetInstance` operationId).
 func (c *Client) GetInstance(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -830,13 +1085,51 @@ func (c *Client) GetInstance(ctx context.Context, id InstanceID, reqEditors ...R
 	return c.Client.Do(req)
 }
 
-// ListClientCertificates List client certificates
+// UpdateInstanceWithBody Rename an instance
+//
+// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /v1/instances/{id} (the `UpdateInstance` operationId).
+func (c *Client) UpdateInstanceWithBody(ctx context.Context, id InstanceID, params *UpdateInstanceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateInstanceRequestWithBody(c.Server, id, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateInstanceWithApplicationMergePatchPlusJSONBody Rename an instance
+//
+// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+//
+// Takes a body of the `application/merge-patch+json` content type.
+//
+// Corresponds with PATCH /v1/instances/{id} (the `UpdateInstance` operationId).
+func (c *Client) UpdateInstanceWithApplicationMergePatchPlusJSONBody(ctx context.Context, id InstanceID, params *UpdateInstanceParams, body UpdateInstanceApplicationMergePatchPlusJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateInstanceRequestWithApplicationMergePatchPlusJSONBody(c.Server, id, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListInstanceClientCertificates List client certificates
 //
 // Oldest first. Action `vmware-solutions.instances.view`.
 //
-// Corresponds with GET /v1/instances/{id}/client_certificates (the `ListClientCertificates` operationId).
-func (c *Client) ListClientCertificates(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewListClientCertificatesRequest(c.Server, id)
+// Corresponds with GET /v1/instances/{id}/client_certificates (the `ListInstanceClientCertificates` operationId).
+func (c *Client) ListInstanceClientCertificates(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListInstanceClientCertificatesRequest(c.Server, id)
 	if err != nil {
 		return nil, err
 	}
@@ -847,15 +1140,15 @@ func (c *Client) ListClientCertificates(ctx context.Context, id InstanceID, reqE
 	return c.Client.Do(req)
 }
 
-// CreateClientCertificateWithBody Allow a client certificate
+// CreateInstanceClientCertificateWithBody Allow a client certificate
 //
 // Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
 //
 // Takes any type of body and a specified content type.
 //
-// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateClientCertificate` operationId).
-func (c *Client) CreateClientCertificateWithBody(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateClientCertificateRequestWithBody(c.Server, id, contentType, body)
+// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateInstanceClientCertificate` operationId).
+func (c *Client) CreateInstanceClientCertificateWithBody(ctx context.Context, id InstanceID, params *CreateInstanceClientCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateInstanceClientCertificateRequestWithBody(c.Server, id, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -866,15 +1159,15 @@ func (c *Client) CreateClientCertificateWithBody(ctx context.Context, id Instanc
 	return c.Client.Do(req)
 }
 
-// CreateClientCertificate Allow a client certificate
+// CreateInstanceClientCertificate Allow a client certificate
 //
 // Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
 //
 // Takes a body of the `application/json` content type.
 //
-// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateClientCertificate` operationId).
-func (c *Client) CreateClientCertificate(ctx context.Context, id InstanceID, body CreateClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateClientCertificateRequest(c.Server, id, body)
+// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateInstanceClientCertificate` operationId).
+func (c *Client) CreateInstanceClientCertificate(ctx context.Context, id InstanceID, params *CreateInstanceClientCertificateParams, body CreateInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateInstanceClientCertificateRequest(c.Server, id, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -885,13 +1178,13 @@ func (c *Client) CreateClientCertificate(ctx context.Context, id InstanceID, bod
 	return c.Client.Do(req)
 }
 
-// DeleteClientCertificate Remove a client certificate
+// DeleteInstanceClientCertificate Remove a client certificate
 //
 // Its open connections are closed, or refused at their next request; the instance's `in_force` tells on how many nodes. Action `vmware-solutions.instances.update`.
 //
-// Corresponds with DELETE /v1/instances/{id}/client_certificates/{certificate_id} (the `DeleteClientCertificate` operationId).
-func (c *Client) DeleteClientCertificate(ctx context.Context, id InstanceID, certificateID Identifier, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewDeleteClientCertificateRequest(c.Server, id, certificateID)
+// Corresponds with DELETE /v1/instances/{id}/client_certificates/{certificate_id} (the `DeleteInstanceClientCertificate` operationId).
+func (c *Client) DeleteInstanceClientCertificate(ctx context.Context, id InstanceID, certificateID Identifier, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteInstanceClientCertificateRequest(c.Server, id, certificateID)
 	if err != nil {
 		return nil, err
 	}
@@ -902,13 +1195,13 @@ func (c *Client) DeleteClientCertificate(ctx context.Context, id InstanceID, cer
 	return c.Client.Do(req)
 }
 
-// ListEndpoints List the endpoints to enter in vCenter
+// ListInstanceEndpoints List the endpoints to enter in vCenter
 //
-// Add every endpoint as a server of one key provider, so that vCenter can fail over. An instance has either the shared endpoints of its cell or one of its own. Action `vmware-solutions.instances.view`.
+// Add every endpoint as a server of one key provider, so that vCenter can fail over. An instance has either the shared endpoints of its cell or one of its own. Before you let vCenter trust a server, compare the fingerprint that it shows. Action `vmware-solutions.instances.view`.
 //
-// Corresponds with GET /v1/instances/{id}/endpoints (the `ListEndpoints` operationId).
-func (c *Client) ListEndpoints(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewListEndpointsRequest(c.Server, id)
+// Corresponds with GET /v1/instances/{id}/endpoints (the `ListInstanceEndpoints` operationId).
+func (c *Client) ListInstanceEndpoints(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListInstanceEndpointsRequest(c.Server, id)
 	if err != nil {
 		return nil, err
 	}
@@ -919,15 +1212,15 @@ func (c *Client) ListEndpoints(ctx context.Context, id InstanceID, reqEditors ..
 	return c.Client.Do(req)
 }
 
-// ReplaceKeyManagerWithBody Connect an instance to its key manager
+// ReplaceInstanceKeyManagerWithBody Connect an instance to its key manager
 //
 // Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 //
 // Takes any type of body and a specified content type.
 //
-// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceKeyManager` operationId).
-func (c *Client) ReplaceKeyManagerWithBody(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewReplaceKeyManagerRequestWithBody(c.Server, id, contentType, body)
+// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceInstanceKeyManager` operationId).
+func (c *Client) ReplaceInstanceKeyManagerWithBody(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplaceInstanceKeyManagerRequestWithBody(c.Server, id, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -938,15 +1231,15 @@ func (c *Client) ReplaceKeyManagerWithBody(ctx context.Context, id InstanceID, c
 	return c.Client.Do(req)
 }
 
-// ReplaceKeyManager Connect an instance to its key manager
+// ReplaceInstanceKeyManager Connect an instance to its key manager
 //
 // Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 //
 // Takes a body of the `application/json` content type.
 //
-// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceKeyManager` operationId).
-func (c *Client) ReplaceKeyManager(ctx context.Context, id InstanceID, body ReplaceKeyManagerJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewReplaceKeyManagerRequest(c.Server, id, body)
+// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceInstanceKeyManager` operationId).
+func (c *Client) ReplaceInstanceKeyManager(ctx context.Context, id InstanceID, body ReplaceInstanceKeyManagerJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplaceInstanceKeyManagerRequest(c.Server, id, body)
 	if err != nil {
 		return nil, err
 	}
@@ -957,13 +1250,64 @@ func (c *Client) ReplaceKeyManager(ctx context.Context, id InstanceID, body Repl
 	return c.Client.Do(req)
 }
 
-// ListRefusals List clients that were turned away
+// ListInstanceRefusals List clients that were turned away
 //
 // Those that came by the instance's own host name or port, newest first, counted by minute, cause and source, of the last 30 days. At a shared endpoint nothing says whom an unknown client meant, so those are not here. Beyond 1,000 entries a day refusals are counted by cause alone. Fingerprints are here to compare: add a certificate by its PEM. Action `vmware-solutions.instances.view`.
 //
-// Corresponds with GET /v1/instances/{id}/refusals (the `ListRefusals` operationId).
-func (c *Client) ListRefusals(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewListRefusalsRequest(c.Server, id)
+// Corresponds with GET /v1/instances/{id}/refusals (the `ListInstanceRefusals` operationId).
+func (c *Client) ListInstanceRefusals(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListInstanceRefusalsRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RestoreInstance Restore a deleted instance
+//
+// It comes back with its id, settings, endpoints and those client certificates that the account has not given to another instance since. Refused when another instance has taken its name. Action `vmware-solutions.instances.create`.
+//
+// Corresponds with POST /v1/instances/{id}/restore (the `RestoreInstance` operationId).
+func (c *Client) RestoreInstance(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRestoreInstanceRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetKeyEstimate Estimate the number of keys
+//
+// How many keys of the key manager an environment needs, which bills for them. vSphere encryption needs a root key, and a standard key for each cluster and each encrypted VM; vSAN encryption needs a root key, and two standard keys for each cluster. Open to every valid token.
+//
+// Corresponds with GET /v1/key_estimate (the `GetKeyEstimate` operationId).
+func (c *Client) GetKeyEstimate(ctx context.Context, params *GetKeyEstimateParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetKeyEstimateRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListRegions List regions
+//
+// The regions in which instances can be created at this address. An instance is in the region of its key manager. Open to every valid token.
+//
+// Corresponds with GET /v1/regions (the `ListRegions` operationId).
+func (c *Client) ListRegions(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListRegionsRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -975,7 +1319,7 @@ func (c *Client) ListRefusals(ctx context.Context, id InstanceID, reqEditors ...
 }
 
 // NewListInstancesRequest constructs an http.Request for the ListInstances method
-func NewListInstancesRequest(server string) (*http.Request, error) {
+func NewListInstancesRequest(server string, params *ListInstancesParams) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -993,6 +1337,69 @@ func NewListInstancesRequest(server string) (*http.Request, error) {
 		return nil, err
 	}
 
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Name != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "name", *params.Name, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Status != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "status", *params.Status, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Start != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "start", *params.Start, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
@@ -1002,18 +1409,18 @@ func NewListInstancesRequest(server string) (*http.Request, error) {
 }
 
 // NewCreateInstanceRequest calls the generic CreateInstance builder with application/json body
-func NewCreateInstanceRequest(server string, body CreateInstanceJSONRequestBody) (*http.Request, error) {
+func NewCreateInstanceRequest(server string, params *CreateInstanceParams, body CreateInstanceJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewCreateInstanceRequestWithBody(server, "application/json", bodyReader)
+	return NewCreateInstanceRequestWithBody(server, params, "application/json", bodyReader)
 }
 
 // NewCreateInstanceRequestWithBody constructs an http.Request for the CreateInstance method, with any body, and a specified content type
-func NewCreateInstanceRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewCreateInstanceRequestWithBody(server string, params *CreateInstanceParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -1038,11 +1445,26 @@ func NewCreateInstanceRequestWithBody(server string, contentType string, body io
 
 	req.Header.Add("Content-Type", contentType)
 
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
 	return req, nil
 }
 
 // NewDeleteInstanceRequest constructs an http.Request for the DeleteInstance method
-func NewDeleteInstanceRequest(server string, id InstanceID) (*http.Request, error) {
+func NewDeleteInstanceRequest(server string, id InstanceID, params *DeleteInstanceParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1070,6 +1492,21 @@ func NewDeleteInstanceRequest(server string, id InstanceID) (*http.Request, erro
 	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -1109,8 +1546,68 @@ func NewGetInstanceRequest(server string, id InstanceID) (*http.Request, error) 
 	return req, nil
 }
 
-// NewListClientCertificatesRequest constructs an http.Request for the ListClientCertificates method
-func NewListClientCertificatesRequest(server string, id InstanceID) (*http.Request, error) {
+// NewUpdateInstanceRequestWithApplicationMergePatchPlusJSONBody calls the generic UpdateInstance builder with application/merge-patch+json body
+func NewUpdateInstanceRequestWithApplicationMergePatchPlusJSONBody(server string, id InstanceID, params *UpdateInstanceParams, body UpdateInstanceApplicationMergePatchPlusJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUpdateInstanceRequestWithBody(server, id, params, "application/merge-patch+json", bodyReader)
+}
+
+// NewUpdateInstanceRequestWithBody constructs an http.Request for the UpdateInstance method, with any body, and a specified content type
+func NewUpdateInstanceRequestWithBody(server string, id InstanceID, params *UpdateInstanceParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/instances/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		var headerParam0 string
+
+		headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+		if err != nil {
+			return nil, err
+		}
+
+		req.Header.Set("If-Match", headerParam0)
+
+	}
+
+	return req, nil
+}
+
+// NewListInstanceClientCertificatesRequest constructs an http.Request for the ListInstanceClientCertificates method
+func NewListInstanceClientCertificatesRequest(server string, id InstanceID) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1143,19 +1640,19 @@ func NewListClientCertificatesRequest(server string, id InstanceID) (*http.Reque
 	return req, nil
 }
 
-// NewCreateClientCertificateRequest calls the generic CreateClientCertificate builder with application/json body
-func NewCreateClientCertificateRequest(server string, id InstanceID, body CreateClientCertificateJSONRequestBody) (*http.Request, error) {
+// NewCreateInstanceClientCertificateRequest calls the generic CreateInstanceClientCertificate builder with application/json body
+func NewCreateInstanceClientCertificateRequest(server string, id InstanceID, params *CreateInstanceClientCertificateParams, body CreateInstanceClientCertificateJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewCreateClientCertificateRequestWithBody(server, id, "application/json", bodyReader)
+	return NewCreateInstanceClientCertificateRequestWithBody(server, id, params, "application/json", bodyReader)
 }
 
-// NewCreateClientCertificateRequestWithBody constructs an http.Request for the CreateClientCertificate method, with any body, and a specified content type
-func NewCreateClientCertificateRequestWithBody(server string, id InstanceID, contentType string, body io.Reader) (*http.Request, error) {
+// NewCreateInstanceClientCertificateRequestWithBody constructs an http.Request for the CreateInstanceClientCertificate method, with any body, and a specified content type
+func NewCreateInstanceClientCertificateRequestWithBody(server string, id InstanceID, params *CreateInstanceClientCertificateParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1187,11 +1684,26 @@ func NewCreateClientCertificateRequestWithBody(server string, id InstanceID, con
 
 	req.Header.Add("Content-Type", contentType)
 
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
 	return req, nil
 }
 
-// NewDeleteClientCertificateRequest constructs an http.Request for the DeleteClientCertificate method
-func NewDeleteClientCertificateRequest(server string, id InstanceID, certificateID Identifier) (*http.Request, error) {
+// NewDeleteInstanceClientCertificateRequest constructs an http.Request for the DeleteInstanceClientCertificate method
+func NewDeleteInstanceClientCertificateRequest(server string, id InstanceID, certificateID Identifier) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1231,8 +1743,8 @@ func NewDeleteClientCertificateRequest(server string, id InstanceID, certificate
 	return req, nil
 }
 
-// NewListEndpointsRequest constructs an http.Request for the ListEndpoints method
-func NewListEndpointsRequest(server string, id InstanceID) (*http.Request, error) {
+// NewListInstanceEndpointsRequest constructs an http.Request for the ListInstanceEndpoints method
+func NewListInstanceEndpointsRequest(server string, id InstanceID) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1265,19 +1777,19 @@ func NewListEndpointsRequest(server string, id InstanceID) (*http.Request, error
 	return req, nil
 }
 
-// NewReplaceKeyManagerRequest calls the generic ReplaceKeyManager builder with application/json body
-func NewReplaceKeyManagerRequest(server string, id InstanceID, body ReplaceKeyManagerJSONRequestBody) (*http.Request, error) {
+// NewReplaceInstanceKeyManagerRequest calls the generic ReplaceInstanceKeyManager builder with application/json body
+func NewReplaceInstanceKeyManagerRequest(server string, id InstanceID, body ReplaceInstanceKeyManagerJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewReplaceKeyManagerRequestWithBody(server, id, "application/json", bodyReader)
+	return NewReplaceInstanceKeyManagerRequestWithBody(server, id, "application/json", bodyReader)
 }
 
-// NewReplaceKeyManagerRequestWithBody constructs an http.Request for the ReplaceKeyManager method, with any body, and a specified content type
-func NewReplaceKeyManagerRequestWithBody(server string, id InstanceID, contentType string, body io.Reader) (*http.Request, error) {
+// NewReplaceInstanceKeyManagerRequestWithBody constructs an http.Request for the ReplaceInstanceKeyManager method, with any body, and a specified content type
+func NewReplaceInstanceKeyManagerRequestWithBody(server string, id InstanceID, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1312,8 +1824,8 @@ func NewReplaceKeyManagerRequestWithBody(server string, id InstanceID, contentTy
 	return req, nil
 }
 
-// NewListRefusalsRequest constructs an http.Request for the ListRefusals method
-func NewListRefusalsRequest(server string, id InstanceID) (*http.Request, error) {
+// NewListInstanceRefusalsRequest constructs an http.Request for the ListInstanceRefusals method
+func NewListInstanceRefusalsRequest(server string, id InstanceID) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1329,6 +1841,145 @@ func NewListRefusalsRequest(server string, id InstanceID) (*http.Request, error)
 	}
 
 	operationPath := fmt.Sprintf("/v1/instances/%s/refusals", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRestoreInstanceRequest constructs an http.Request for the RestoreInstance method
+func NewRestoreInstanceRequest(server string, id InstanceID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/instances/%s/restore", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetKeyEstimateRequest constructs an http.Request for the GetKeyEstimate method
+func NewGetKeyEstimateRequest(server string, params *GetKeyEstimateParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/key_estimate")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.EncryptedVms != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "encrypted_vms", *params.EncryptedVms, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.VsphereClusters != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "vsphere_clusters", *params.VsphereClusters, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.VsanClusters != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "vsan_clusters", *params.VsanClusters, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListRegionsRequest constructs an http.Request for the ListRegions method
+func NewListRegionsRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/regions")
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -1392,12 +2043,12 @@ type ClientWithResponsesInterface interface {
 
 	// ListInstancesWithResponse List instances
 	//
-	// The instances of the caller's account, oldest first. Action `vmware-solutions.instances.view`.
+	// The instances of the caller's account, oldest first. Deleted ones that can be restored are listed with `status=removing` alone. Action `vmware-solutions.instances.view`.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/instances (the `ListInstances` operationId).
-	ListInstancesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListInstancesResponse, error)
+	ListInstancesWithResponse(ctx context.Context, params *ListInstancesParams, reqEditors ...RequestEditorFn) (*ListInstancesResponse, error)
 
 	// CreateInstanceWithBodyWithResponse Create an instance
 	//
@@ -1406,7 +2057,7 @@ type ClientWithResponsesInterface interface {
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/instances (the `CreateInstance` operationId).
-	CreateInstanceWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateInstanceResponse, error)
+	CreateInstanceWithBodyWithResponse(ctx context.Context, params *CreateInstanceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateInstanceResponse, error)
 
 	// CreateInstanceWithResponse Create an instance
 	//
@@ -1415,102 +2066,152 @@ type ClientWithResponsesInterface interface {
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/instances (the `CreateInstance` operationId).
-	CreateInstanceWithResponse(ctx context.Context, body CreateInstanceJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateInstanceResponse, error)
+	CreateInstanceWithResponse(ctx context.Context, params *CreateInstanceParams, body CreateInstanceJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateInstanceResponse, error)
 
 	// DeleteInstanceWithResponse Delete an instance
 	//
-	// Its clients are refused at their next request. The keys that it stored in the key manager stay there. Action `vmware-solutions.instances.delete`.
+	// Its clients are refused at their next request. The keys that it stored in the key manager stay there. For 30 days it can be restored, and its endpoints and client certificates stay reserved to the account; its name does not. Deleting it again changes nothing. Action `vmware-solutions.instances.delete`.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /v1/instances/{id} (the `DeleteInstance` operationId).
-	DeleteInstanceWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*DeleteInstanceResponse, error)
+	DeleteInstanceWithResponse(ctx context.Context, id InstanceID, params *DeleteInstanceParams, reqEditors ...RequestEditorFn) (*DeleteInstanceResponse, error)
 
 	// GetInstanceWithResponse Get an instance
 	//
-	// Action `vmware-solutions.instances.view`.
+	// Also a deleted one, as long as it can be restored. Action `vmware-solutions.instances.view`.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/instances/{id} (the `GetInstance` operationId).
 	GetInstanceWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*GetInstanceResponse, error)
 
-	// ListClientCertificatesWithResponse List client certificates
+	// UpdateInstanceWithBodyWithResponse Rename an instance
+	//
+	// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /v1/instances/{id} (the `UpdateInstance` operationId).
+	UpdateInstanceWithBodyWithResponse(ctx context.Context, id InstanceID, params *UpdateInstanceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateInstanceResponse, error)
+
+	// UpdateInstanceWithApplicationMergePatchPlusJSONBodyWithResponse Rename an instance
+	//
+	// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+	//
+	// Takes a body of the `application/merge-patch+json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /v1/instances/{id} (the `UpdateInstance` operationId).
+	UpdateInstanceWithApplicationMergePatchPlusJSONBodyWithResponse(ctx context.Context, id InstanceID, params *UpdateInstanceParams, body UpdateInstanceApplicationMergePatchPlusJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateInstanceResponse, error)
+
+	// ListInstanceClientCertificatesWithResponse List client certificates
 	//
 	// Oldest first. Action `vmware-solutions.instances.view`.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with GET /v1/instances/{id}/client_certificates (the `ListClientCertificates` operationId).
-	ListClientCertificatesWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListClientCertificatesResponse, error)
+	// Corresponds with GET /v1/instances/{id}/client_certificates (the `ListInstanceClientCertificates` operationId).
+	ListInstanceClientCertificatesWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListInstanceClientCertificatesResponse, error)
 
-	// CreateClientCertificateWithBodyWithResponse Allow a client certificate
+	// CreateInstanceClientCertificateWithBodyWithResponse Allow a client certificate
 	//
 	// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateClientCertificate` operationId).
-	CreateClientCertificateWithBodyWithResponse(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateClientCertificateResponse, error)
+	// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateInstanceClientCertificate` operationId).
+	CreateInstanceClientCertificateWithBodyWithResponse(ctx context.Context, id InstanceID, params *CreateInstanceClientCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateInstanceClientCertificateResponse, error)
 
-	// CreateClientCertificateWithResponse Allow a client certificate
+	// CreateInstanceClientCertificateWithResponse Allow a client certificate
 	//
 	// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateClientCertificate` operationId).
-	CreateClientCertificateWithResponse(ctx context.Context, id InstanceID, body CreateClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateClientCertificateResponse, error)
+	// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateInstanceClientCertificate` operationId).
+	CreateInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, params *CreateInstanceClientCertificateParams, body CreateInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateInstanceClientCertificateResponse, error)
 
-	// DeleteClientCertificateWithResponse Remove a client certificate
+	// DeleteInstanceClientCertificateWithResponse Remove a client certificate
 	//
 	// Its open connections are closed, or refused at their next request; the instance's `in_force` tells on how many nodes. Action `vmware-solutions.instances.update`.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with DELETE /v1/instances/{id}/client_certificates/{certificate_id} (the `DeleteClientCertificate` operationId).
-	DeleteClientCertificateWithResponse(ctx context.Context, id InstanceID, certificateID Identifier, reqEditors ...RequestEditorFn) (*DeleteClientCertificateResponse, error)
+	// Corresponds with DELETE /v1/instances/{id}/client_certificates/{certificate_id} (the `DeleteInstanceClientCertificate` operationId).
+	DeleteInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, certificateID Identifier, reqEditors ...RequestEditorFn) (*DeleteInstanceClientCertificateResponse, error)
 
-	// ListEndpointsWithResponse List the endpoints to enter in vCenter
+	// ListInstanceEndpointsWithResponse List the endpoints to enter in vCenter
 	//
-	// Add every endpoint as a server of one key provider, so that vCenter can fail over. An instance has either the shared endpoints of its cell or one of its own. Action `vmware-solutions.instances.view`.
+	// Add every endpoint as a server of one key provider, so that vCenter can fail over. An instance has either the shared endpoints of its cell or one of its own. Before you let vCenter trust a server, compare the fingerprint that it shows. Action `vmware-solutions.instances.view`.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with GET /v1/instances/{id}/endpoints (the `ListEndpoints` operationId).
-	ListEndpointsWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListEndpointsResponse, error)
+	// Corresponds with GET /v1/instances/{id}/endpoints (the `ListInstanceEndpoints` operationId).
+	ListInstanceEndpointsWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListInstanceEndpointsResponse, error)
 
-	// ReplaceKeyManagerWithBodyWithResponse Connect an instance to its key manager
+	// ReplaceInstanceKeyManagerWithBodyWithResponse Connect an instance to its key manager
 	//
 	// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceKeyManager` operationId).
-	ReplaceKeyManagerWithBodyWithResponse(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReplaceKeyManagerResponse, error)
+	// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceInstanceKeyManager` operationId).
+	ReplaceInstanceKeyManagerWithBodyWithResponse(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReplaceInstanceKeyManagerResponse, error)
 
-	// ReplaceKeyManagerWithResponse Connect an instance to its key manager
+	// ReplaceInstanceKeyManagerWithResponse Connect an instance to its key manager
 	//
 	// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceKeyManager` operationId).
-	ReplaceKeyManagerWithResponse(ctx context.Context, id InstanceID, body ReplaceKeyManagerJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplaceKeyManagerResponse, error)
+	// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceInstanceKeyManager` operationId).
+	ReplaceInstanceKeyManagerWithResponse(ctx context.Context, id InstanceID, body ReplaceInstanceKeyManagerJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplaceInstanceKeyManagerResponse, error)
 
-	// ListRefusalsWithResponse List clients that were turned away
+	// ListInstanceRefusalsWithResponse List clients that were turned away
 	//
 	// Those that came by the instance's own host name or port, newest first, counted by minute, cause and source, of the last 30 days. At a shared endpoint nothing says whom an unknown client meant, so those are not here. Beyond 1,000 entries a day refusals are counted by cause alone. Fingerprints are here to compare: add a certificate by its PEM. Action `vmware-solutions.instances.view`.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
-	// Corresponds with GET /v1/instances/{id}/refusals (the `ListRefusals` operationId).
-	ListRefusalsWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListRefusalsResponse, error)
+	// Corresponds with GET /v1/instances/{id}/refusals (the `ListInstanceRefusals` operationId).
+	ListInstanceRefusalsWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListInstanceRefusalsResponse, error)
+
+	// RestoreInstanceWithResponse Restore a deleted instance
+	//
+	// It comes back with its id, settings, endpoints and those client certificates that the account has not given to another instance since. Refused when another instance has taken its name. Action `vmware-solutions.instances.create`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/instances/{id}/restore (the `RestoreInstance` operationId).
+	RestoreInstanceWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*RestoreInstanceResponse, error)
+
+	// GetKeyEstimateWithResponse Estimate the number of keys
+	//
+	// How many keys of the key manager an environment needs, which bills for them. vSphere encryption needs a root key, and a standard key for each cluster and each encrypted VM; vSAN encryption needs a root key, and two standard keys for each cluster. Open to every valid token.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/key_estimate (the `GetKeyEstimate` operationId).
+	GetKeyEstimateWithResponse(ctx context.Context, params *GetKeyEstimateParams, reqEditors ...RequestEditorFn) (*GetKeyEstimateResponse, error)
+
+	// ListRegionsWithResponse List regions
+	//
+	// The regions in which instances can be created at this address. An instance is in the region of its key manager. Open to every valid token.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/regions (the `ListRegions` operationId).
+	ListRegionsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListRegionsResponse, error)
 }
 
 // ListInstancesResponse401Headers the declared response headers of an HTTP 401 response for ListInstances
 type ListInstancesResponse401Headers struct {
 	WWWAuthenticate string
+}
+
+// ListInstancesResponse429Headers the declared response headers of an HTTP 429 response for ListInstances
+type ListInstancesResponse429Headers struct {
+	RetryAfter int32
 }
 
 type ListInstancesResponse struct {
@@ -1522,12 +2223,18 @@ type ListInstancesResponse struct {
 	JSON400 *BadRequest
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *InternalError
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *ListInstancesResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListInstancesResponse429Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -1543,6 +2250,16 @@ func (r ListInstancesResponse) GetJSON400() *BadRequest {
 // GetJSON401 returns the response for an HTTP 401 `application/json` response
 func (r ListInstancesResponse) GetJSON401() *Unauthorized {
 	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r ListInstancesResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r ListInstancesResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
 }
 
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
@@ -1586,12 +2303,18 @@ func (r ListInstancesResponse) ContentType() string {
 
 // CreateInstanceResponse202Headers the declared response headers of an HTTP 202 response for CreateInstance
 type CreateInstanceResponse202Headers struct {
+	ETag     string
 	Location Location
 }
 
 // CreateInstanceResponse401Headers the declared response headers of an HTTP 401 response for CreateInstance
 type CreateInstanceResponse401Headers struct {
 	WWWAuthenticate string
+}
+
+// CreateInstanceResponse429Headers the declared response headers of an HTTP 429 response for CreateInstance
+type CreateInstanceResponse429Headers struct {
+	RetryAfter int32
 }
 
 type CreateInstanceResponse struct {
@@ -1603,12 +2326,16 @@ type CreateInstanceResponse struct {
 	JSON400 *BadRequest
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
 	// JSON409 the response for an HTTP 409 `application/json` response
 	JSON409 *Conflict
 	// JSON413 the response for an HTTP 413 `application/json` response
 	JSON413 *TooLarge
 	// JSON415 the response for an HTTP 415 `application/json` response
 	JSON415 *UnsupportedMediaType
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *InternalError
 	// JSON503 the response for an HTTP 503 `application/json` response
@@ -1617,6 +2344,8 @@ type CreateInstanceResponse struct {
 	Headers202 *CreateInstanceResponse202Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *CreateInstanceResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *CreateInstanceResponse429Headers
 }
 
 // GetJSON202 returns the response for an HTTP 202 `application/json` response
@@ -1634,6 +2363,11 @@ func (r CreateInstanceResponse) GetJSON401() *Unauthorized {
 	return r.JSON401
 }
 
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r CreateInstanceResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
 // GetJSON409 returns the response for an HTTP 409 `application/json` response
 func (r CreateInstanceResponse) GetJSON409() *Conflict {
 	return r.JSON409
@@ -1647,6 +2381,11 @@ func (r CreateInstanceResponse) GetJSON413() *TooLarge {
 // GetJSON415 returns the response for an HTTP 415 `application/json` response
 func (r CreateInstanceResponse) GetJSON415() *UnsupportedMediaType {
 	return r.JSON415
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r CreateInstanceResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
 }
 
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
@@ -1688,26 +2427,53 @@ func (r CreateInstanceResponse) ContentType() string {
 	return ""
 }
 
+// DeleteInstanceResponse202Headers the declared response headers of an HTTP 202 response for DeleteInstance
+type DeleteInstanceResponse202Headers struct {
+	ETag string
+}
+
 // DeleteInstanceResponse401Headers the declared response headers of an HTTP 401 response for DeleteInstance
 type DeleteInstanceResponse401Headers struct {
 	WWWAuthenticate string
 }
 
+// DeleteInstanceResponse429Headers the declared response headers of an HTTP 429 response for DeleteInstance
+type DeleteInstanceResponse429Headers struct {
+	RetryAfter int32
+}
+
 type DeleteInstanceResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *Instance
 	// JSON400 the response for an HTTP 400 `application/json` response
 	JSON400 *BadRequest
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
 	// JSON404 the response for an HTTP 404 `application/json` response
 	JSON404 *NotFound
+	// JSON412 the response for an HTTP 412 `application/json` response
+	JSON412 *PreconditionFailed
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *InternalError
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
+	// Headers202 the parsed response headers for an HTTP 202 response
+	Headers202 *DeleteInstanceResponse202Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *DeleteInstanceResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *DeleteInstanceResponse429Headers
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r DeleteInstanceResponse) GetJSON202() *Instance {
+	return r.JSON202
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
@@ -1720,9 +2486,24 @@ func (r DeleteInstanceResponse) GetJSON401() *Unauthorized {
 	return r.JSON401
 }
 
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r DeleteInstanceResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
 // GetJSON404 returns the response for an HTTP 404 `application/json` response
 func (r DeleteInstanceResponse) GetJSON404() *NotFound {
 	return r.JSON404
+}
+
+// GetJSON412 returns the response for an HTTP 412 `application/json` response
+func (r DeleteInstanceResponse) GetJSON412() *PreconditionFailed {
+	return r.JSON412
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r DeleteInstanceResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
 }
 
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
@@ -1764,9 +2545,19 @@ func (r DeleteInstanceResponse) ContentType() string {
 	return ""
 }
 
+// GetInstanceResponse200Headers the declared response headers of an HTTP 200 response for GetInstance
+type GetInstanceResponse200Headers struct {
+	ETag string
+}
+
 // GetInstanceResponse401Headers the declared response headers of an HTTP 401 response for GetInstance
 type GetInstanceResponse401Headers struct {
 	WWWAuthenticate string
+}
+
+// GetInstanceResponse429Headers the declared response headers of an HTTP 429 response for GetInstance
+type GetInstanceResponse429Headers struct {
+	RetryAfter int32
 }
 
 type GetInstanceResponse struct {
@@ -1778,14 +2569,22 @@ type GetInstanceResponse struct {
 	JSON400 *BadRequest
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
 	// JSON404 the response for an HTTP 404 `application/json` response
 	JSON404 *NotFound
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *InternalError
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *GetInstanceResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *GetInstanceResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *GetInstanceResponse429Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
@@ -1803,9 +2602,19 @@ func (r GetInstanceResponse) GetJSON401() *Unauthorized {
 	return r.JSON401
 }
 
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r GetInstanceResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
 // GetJSON404 returns the response for an HTTP 404 `application/json` response
 func (r GetInstanceResponse) GetJSON404() *NotFound {
 	return r.JSON404
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r GetInstanceResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
 }
 
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
@@ -1847,12 +2656,156 @@ func (r GetInstanceResponse) ContentType() string {
 	return ""
 }
 
-// ListClientCertificatesResponse401Headers the declared response headers of an HTTP 401 response for ListClientCertificates
-type ListClientCertificatesResponse401Headers struct {
+// UpdateInstanceResponse200Headers the declared response headers of an HTTP 200 response for UpdateInstance
+type UpdateInstanceResponse200Headers struct {
+	ETag string
+}
+
+// UpdateInstanceResponse401Headers the declared response headers of an HTTP 401 response for UpdateInstance
+type UpdateInstanceResponse401Headers struct {
 	WWWAuthenticate string
 }
 
-type ListClientCertificatesResponse struct {
+// UpdateInstanceResponse429Headers the declared response headers of an HTTP 429 response for UpdateInstance
+type UpdateInstanceResponse429Headers struct {
+	RetryAfter int32
+}
+
+type UpdateInstanceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Instance
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Conflict
+	// JSON412 the response for an HTTP 412 `application/json` response
+	JSON412 *PreconditionFailed
+	// JSON413 the response for an HTTP 413 `application/json` response
+	JSON413 *TooLarge
+	// JSON415 the response for an HTTP 415 `application/json` response
+	JSON415 *UnsupportedMediaType
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *UpdateInstanceResponse200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *UpdateInstanceResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *UpdateInstanceResponse429Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UpdateInstanceResponse) GetJSON200() *Instance {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r UpdateInstanceResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r UpdateInstanceResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r UpdateInstanceResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r UpdateInstanceResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r UpdateInstanceResponse) GetJSON409() *Conflict {
+	return r.JSON409
+}
+
+// GetJSON412 returns the response for an HTTP 412 `application/json` response
+func (r UpdateInstanceResponse) GetJSON412() *PreconditionFailed {
+	return r.JSON412
+}
+
+// GetJSON413 returns the response for an HTTP 413 `application/json` response
+func (r UpdateInstanceResponse) GetJSON413() *TooLarge {
+	return r.JSON413
+}
+
+// GetJSON415 returns the response for an HTTP 415 `application/json` response
+func (r UpdateInstanceResponse) GetJSON415() *UnsupportedMediaType {
+	return r.JSON415
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r UpdateInstanceResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r UpdateInstanceResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r UpdateInstanceResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r UpdateInstanceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UpdateInstanceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UpdateInstanceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UpdateInstanceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListInstanceClientCertificatesResponse401Headers the declared response headers of an HTTP 401 response for ListInstanceClientCertificates
+type ListInstanceClientCertificatesResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// ListInstanceClientCertificatesResponse429Headers the declared response headers of an HTTP 429 response for ListInstanceClientCertificates
+type ListInstanceClientCertificatesResponse429Headers struct {
+	RetryAfter int32
+}
+
+type ListInstanceClientCertificatesResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
@@ -1861,53 +2814,69 @@ type ListClientCertificatesResponse struct {
 	JSON400 *BadRequest
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
 	// JSON404 the response for an HTTP 404 `application/json` response
 	JSON404 *NotFound
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *InternalError
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
 	// Headers401 the parsed response headers for an HTTP 401 response
-	Headers401 *ListClientCertificatesResponse401Headers
+	Headers401 *ListInstanceClientCertificatesResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListInstanceClientCertificatesResponse429Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
-func (r ListClientCertificatesResponse) GetJSON200() *ClientCertificateCollection {
+func (r ListInstanceClientCertificatesResponse) GetJSON200() *ClientCertificateCollection {
 	return r.JSON200
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r ListClientCertificatesResponse) GetJSON400() *BadRequest {
+func (r ListInstanceClientCertificatesResponse) GetJSON400() *BadRequest {
 	return r.JSON400
 }
 
 // GetJSON401 returns the response for an HTTP 401 `application/json` response
-func (r ListClientCertificatesResponse) GetJSON401() *Unauthorized {
+func (r ListInstanceClientCertificatesResponse) GetJSON401() *Unauthorized {
 	return r.JSON401
 }
 
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r ListInstanceClientCertificatesResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
 // GetJSON404 returns the response for an HTTP 404 `application/json` response
-func (r ListClientCertificatesResponse) GetJSON404() *NotFound {
+func (r ListInstanceClientCertificatesResponse) GetJSON404() *NotFound {
 	return r.JSON404
 }
 
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r ListInstanceClientCertificatesResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
-func (r ListClientCertificatesResponse) GetJSON500() *InternalError {
+func (r ListInstanceClientCertificatesResponse) GetJSON500() *InternalError {
 	return r.JSON500
 }
 
 // GetJSON503 returns the response for an HTTP 503 `application/json` response
-func (r ListClientCertificatesResponse) GetJSON503() *Unavailable {
+func (r ListInstanceClientCertificatesResponse) GetJSON503() *Unavailable {
 	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
-func (r ListClientCertificatesResponse) GetBody() []byte {
+func (r ListInstanceClientCertificatesResponse) GetBody() []byte {
 	return r.Body
 }
 
 // Status returns HTTPResponse.Status
-func (r ListClientCertificatesResponse) Status() string {
+func (r ListInstanceClientCertificatesResponse) Status() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Status
 	}
@@ -1915,7 +2884,7 @@ func (r ListClientCertificatesResponse) Status() string {
 }
 
 // StatusCode returns HTTPResponse.StatusCode
-func (r ListClientCertificatesResponse) StatusCode() int {
+func (r ListInstanceClientCertificatesResponse) StatusCode() int {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.StatusCode
 	}
@@ -1923,24 +2892,29 @@ func (r ListClientCertificatesResponse) StatusCode() int {
 }
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
-func (r ListClientCertificatesResponse) ContentType() string {
+func (r ListInstanceClientCertificatesResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
 	return ""
 }
 
-// CreateClientCertificateResponse201Headers the declared response headers of an HTTP 201 response for CreateClientCertificate
-type CreateClientCertificateResponse201Headers struct {
+// CreateInstanceClientCertificateResponse201Headers the declared response headers of an HTTP 201 response for CreateInstanceClientCertificate
+type CreateInstanceClientCertificateResponse201Headers struct {
 	Location Location
 }
 
-// CreateClientCertificateResponse401Headers the declared response headers of an HTTP 401 response for CreateClientCertificate
-type CreateClientCertificateResponse401Headers struct {
+// CreateInstanceClientCertificateResponse401Headers the declared response headers of an HTTP 401 response for CreateInstanceClientCertificate
+type CreateInstanceClientCertificateResponse401Headers struct {
 	WWWAuthenticate string
 }
 
-type CreateClientCertificateResponse struct {
+// CreateInstanceClientCertificateResponse429Headers the declared response headers of an HTTP 429 response for CreateInstanceClientCertificate
+type CreateInstanceClientCertificateResponse429Headers struct {
+	RetryAfter int32
+}
+
+type CreateInstanceClientCertificateResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
 	// JSON201 the response for an HTTP 201 `application/json` response
@@ -1949,6 +2923,8 @@ type CreateClientCertificateResponse struct {
 	JSON400 *BadRequest
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
 	// JSON404 the response for an HTTP 404 `application/json` response
 	JSON404 *NotFound
 	// JSON409 the response for an HTTP 409 `application/json` response
@@ -1957,68 +2933,82 @@ type CreateClientCertificateResponse struct {
 	JSON413 *TooLarge
 	// JSON415 the response for an HTTP 415 `application/json` response
 	JSON415 *UnsupportedMediaType
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *InternalError
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
 	// Headers201 the parsed response headers for an HTTP 201 response
-	Headers201 *CreateClientCertificateResponse201Headers
+	Headers201 *CreateInstanceClientCertificateResponse201Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
-	Headers401 *CreateClientCertificateResponse401Headers
+	Headers401 *CreateInstanceClientCertificateResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *CreateInstanceClientCertificateResponse429Headers
 }
 
 // GetJSON201 returns the response for an HTTP 201 `application/json` response
-func (r CreateClientCertificateResponse) GetJSON201() *ClientCertificate {
+func (r CreateInstanceClientCertificateResponse) GetJSON201() *ClientCertificate {
 	return r.JSON201
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r CreateClientCertificateResponse) GetJSON400() *BadRequest {
+func (r CreateInstanceClientCertificateResponse) GetJSON400() *BadRequest {
 	return r.JSON400
 }
 
 // GetJSON401 returns the response for an HTTP 401 `application/json` response
-func (r CreateClientCertificateResponse) GetJSON401() *Unauthorized {
+func (r CreateInstanceClientCertificateResponse) GetJSON401() *Unauthorized {
 	return r.JSON401
 }
 
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r CreateInstanceClientCertificateResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
 // GetJSON404 returns the response for an HTTP 404 `application/json` response
-func (r CreateClientCertificateResponse) GetJSON404() *NotFound {
+func (r CreateInstanceClientCertificateResponse) GetJSON404() *NotFound {
 	return r.JSON404
 }
 
 // GetJSON409 returns the response for an HTTP 409 `application/json` response
-func (r CreateClientCertificateResponse) GetJSON409() *Conflict {
+func (r CreateInstanceClientCertificateResponse) GetJSON409() *Conflict {
 	return r.JSON409
 }
 
 // GetJSON413 returns the response for an HTTP 413 `application/json` response
-func (r CreateClientCertificateResponse) GetJSON413() *TooLarge {
+func (r CreateInstanceClientCertificateResponse) GetJSON413() *TooLarge {
 	return r.JSON413
 }
 
 // GetJSON415 returns the response for an HTTP 415 `application/json` response
-func (r CreateClientCertificateResponse) GetJSON415() *UnsupportedMediaType {
+func (r CreateInstanceClientCertificateResponse) GetJSON415() *UnsupportedMediaType {
 	return r.JSON415
 }
 
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r CreateInstanceClientCertificateResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
-func (r CreateClientCertificateResponse) GetJSON500() *InternalError {
+func (r CreateInstanceClientCertificateResponse) GetJSON500() *InternalError {
 	return r.JSON500
 }
 
 // GetJSON503 returns the response for an HTTP 503 `application/json` response
-func (r CreateClientCertificateResponse) GetJSON503() *Unavailable {
+func (r CreateInstanceClientCertificateResponse) GetJSON503() *Unavailable {
 	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
-func (r CreateClientCertificateResponse) GetBody() []byte {
+func (r CreateInstanceClientCertificateResponse) GetBody() []byte {
 	return r.Body
 }
 
 // Status returns HTTPResponse.Status
-func (r CreateClientCertificateResponse) Status() string {
+func (r CreateInstanceClientCertificateResponse) Status() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Status
 	}
@@ -2026,7 +3016,7 @@ func (r CreateClientCertificateResponse) Status() string {
 }
 
 // StatusCode returns HTTPResponse.StatusCode
-func (r CreateClientCertificateResponse) StatusCode() int {
+func (r CreateInstanceClientCertificateResponse) StatusCode() int {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.StatusCode
 	}
@@ -2034,67 +3024,88 @@ func (r CreateClientCertificateResponse) StatusCode() int {
 }
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
-func (r CreateClientCertificateResponse) ContentType() string {
+func (r CreateInstanceClientCertificateResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
 	return ""
 }
 
-// DeleteClientCertificateResponse401Headers the declared response headers of an HTTP 401 response for DeleteClientCertificate
-type DeleteClientCertificateResponse401Headers struct {
+// DeleteInstanceClientCertificateResponse401Headers the declared response headers of an HTTP 401 response for DeleteInstanceClientCertificate
+type DeleteInstanceClientCertificateResponse401Headers struct {
 	WWWAuthenticate string
 }
 
-type DeleteClientCertificateResponse struct {
+// DeleteInstanceClientCertificateResponse429Headers the declared response headers of an HTTP 429 response for DeleteInstanceClientCertificate
+type DeleteInstanceClientCertificateResponse429Headers struct {
+	RetryAfter int32
+}
+
+type DeleteInstanceClientCertificateResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
 	// JSON400 the response for an HTTP 400 `application/json` response
 	JSON400 *BadRequest
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
 	// JSON404 the response for an HTTP 404 `application/json` response
 	JSON404 *NotFound
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *InternalError
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
 	// Headers401 the parsed response headers for an HTTP 401 response
-	Headers401 *DeleteClientCertificateResponse401Headers
+	Headers401 *DeleteInstanceClientCertificateResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *DeleteInstanceClientCertificateResponse429Headers
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r DeleteClientCertificateResponse) GetJSON400() *BadRequest {
+func (r DeleteInstanceClientCertificateResponse) GetJSON400() *BadRequest {
 	return r.JSON400
 }
 
 // GetJSON401 returns the response for an HTTP 401 `application/json` response
-func (r DeleteClientCertificateResponse) GetJSON401() *Unauthorized {
+func (r DeleteInstanceClientCertificateResponse) GetJSON401() *Unauthorized {
 	return r.JSON401
 }
 
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r DeleteInstanceClientCertificateResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
 // GetJSON404 returns the response for an HTTP 404 `application/json` response
-func (r DeleteClientCertificateResponse) GetJSON404() *NotFound {
+func (r DeleteInstanceClientCertificateResponse) GetJSON404() *NotFound {
 	return r.JSON404
 }
 
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r DeleteInstanceClientCertificateResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
-func (r DeleteClientCertificateResponse) GetJSON500() *InternalError {
+func (r DeleteInstanceClientCertificateResponse) GetJSON500() *InternalError {
 	return r.JSON500
 }
 
 // GetJSON503 returns the response for an HTTP 503 `application/json` response
-func (r DeleteClientCertificateResponse) GetJSON503() *Unavailable {
+func (r DeleteInstanceClientCertificateResponse) GetJSON503() *Unavailable {
 	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
-func (r DeleteClientCertificateResponse) GetBody() []byte {
+func (r DeleteInstanceClientCertificateResponse) GetBody() []byte {
 	return r.Body
 }
 
 // Status returns HTTPResponse.Status
-func (r DeleteClientCertificateResponse) Status() string {
+func (r DeleteInstanceClientCertificateResponse) Status() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Status
 	}
@@ -2102,7 +3113,7 @@ func (r DeleteClientCertificateResponse) Status() string {
 }
 
 // StatusCode returns HTTPResponse.StatusCode
-func (r DeleteClientCertificateResponse) StatusCode() int {
+func (r DeleteInstanceClientCertificateResponse) StatusCode() int {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.StatusCode
 	}
@@ -2110,19 +3121,24 @@ func (r DeleteClientCertificateResponse) StatusCode() int {
 }
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
-func (r DeleteClientCertificateResponse) ContentType() string {
+func (r DeleteInstanceClientCertificateResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
 	return ""
 }
 
-// ListEndpointsResponse401Headers the declared response headers of an HTTP 401 response for ListEndpoints
-type ListEndpointsResponse401Headers struct {
+// ListInstanceEndpointsResponse401Headers the declared response headers of an HTTP 401 response for ListInstanceEndpoints
+type ListInstanceEndpointsResponse401Headers struct {
 	WWWAuthenticate string
 }
 
-type ListEndpointsResponse struct {
+// ListInstanceEndpointsResponse429Headers the declared response headers of an HTTP 429 response for ListInstanceEndpoints
+type ListInstanceEndpointsResponse429Headers struct {
+	RetryAfter int32
+}
+
+type ListInstanceEndpointsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
@@ -2131,53 +3147,69 @@ type ListEndpointsResponse struct {
 	JSON400 *BadRequest
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
 	// JSON404 the response for an HTTP 404 `application/json` response
 	JSON404 *NotFound
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *InternalError
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
 	// Headers401 the parsed response headers for an HTTP 401 response
-	Headers401 *ListEndpointsResponse401Headers
+	Headers401 *ListInstanceEndpointsResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListInstanceEndpointsResponse429Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
-func (r ListEndpointsResponse) GetJSON200() *EndpointCollection {
+func (r ListInstanceEndpointsResponse) GetJSON200() *EndpointCollection {
 	return r.JSON200
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r ListEndpointsResponse) GetJSON400() *BadRequest {
+func (r ListInstanceEndpointsResponse) GetJSON400() *BadRequest {
 	return r.JSON400
 }
 
 // GetJSON401 returns the response for an HTTP 401 `application/json` response
-func (r ListEndpointsResponse) GetJSON401() *Unauthorized {
+func (r ListInstanceEndpointsResponse) GetJSON401() *Unauthorized {
 	return r.JSON401
 }
 
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r ListInstanceEndpointsResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
 // GetJSON404 returns the response for an HTTP 404 `application/json` response
-func (r ListEndpointsResponse) GetJSON404() *NotFound {
+func (r ListInstanceEndpointsResponse) GetJSON404() *NotFound {
 	return r.JSON404
 }
 
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r ListInstanceEndpointsResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
-func (r ListEndpointsResponse) GetJSON500() *InternalError {
+func (r ListInstanceEndpointsResponse) GetJSON500() *InternalError {
 	return r.JSON500
 }
 
 // GetJSON503 returns the response for an HTTP 503 `application/json` response
-func (r ListEndpointsResponse) GetJSON503() *Unavailable {
+func (r ListInstanceEndpointsResponse) GetJSON503() *Unavailable {
 	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
-func (r ListEndpointsResponse) GetBody() []byte {
+func (r ListInstanceEndpointsResponse) GetBody() []byte {
 	return r.Body
 }
 
 // Status returns HTTPResponse.Status
-func (r ListEndpointsResponse) Status() string {
+func (r ListInstanceEndpointsResponse) Status() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Status
 	}
@@ -2185,7 +3217,7 @@ func (r ListEndpointsResponse) Status() string {
 }
 
 // StatusCode returns HTTPResponse.StatusCode
-func (r ListEndpointsResponse) StatusCode() int {
+func (r ListInstanceEndpointsResponse) StatusCode() int {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.StatusCode
 	}
@@ -2193,19 +3225,24 @@ func (r ListEndpointsResponse) StatusCode() int {
 }
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
-func (r ListEndpointsResponse) ContentType() string {
+func (r ListInstanceEndpointsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
 	return ""
 }
 
-// ReplaceKeyManagerResponse401Headers the declared response headers of an HTTP 401 response for ReplaceKeyManager
-type ReplaceKeyManagerResponse401Headers struct {
+// ReplaceInstanceKeyManagerResponse401Headers the declared response headers of an HTTP 401 response for ReplaceInstanceKeyManager
+type ReplaceInstanceKeyManagerResponse401Headers struct {
 	WWWAuthenticate string
 }
 
-type ReplaceKeyManagerResponse struct {
+// ReplaceInstanceKeyManagerResponse429Headers the declared response headers of an HTTP 429 response for ReplaceInstanceKeyManager
+type ReplaceInstanceKeyManagerResponse429Headers struct {
+	RetryAfter int32
+}
+
+type ReplaceInstanceKeyManagerResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
@@ -2214,6 +3251,8 @@ type ReplaceKeyManagerResponse struct {
 	JSON400 *BadRequest
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
 	// JSON404 the response for an HTTP 404 `application/json` response
 	JSON404 *NotFound
 	// JSON409 the response for an HTTP 409 `application/json` response
@@ -2222,66 +3261,80 @@ type ReplaceKeyManagerResponse struct {
 	JSON413 *TooLarge
 	// JSON415 the response for an HTTP 415 `application/json` response
 	JSON415 *UnsupportedMediaType
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *InternalError
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
 	// Headers401 the parsed response headers for an HTTP 401 response
-	Headers401 *ReplaceKeyManagerResponse401Headers
+	Headers401 *ReplaceInstanceKeyManagerResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ReplaceInstanceKeyManagerResponse429Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
-func (r ReplaceKeyManagerResponse) GetJSON200() *KeyManager {
+func (r ReplaceInstanceKeyManagerResponse) GetJSON200() *KeyManager {
 	return r.JSON200
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r ReplaceKeyManagerResponse) GetJSON400() *BadRequest {
+func (r ReplaceInstanceKeyManagerResponse) GetJSON400() *BadRequest {
 	return r.JSON400
 }
 
 // GetJSON401 returns the response for an HTTP 401 `application/json` response
-func (r ReplaceKeyManagerResponse) GetJSON401() *Unauthorized {
+func (r ReplaceInstanceKeyManagerResponse) GetJSON401() *Unauthorized {
 	return r.JSON401
 }
 
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r ReplaceInstanceKeyManagerResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
 // GetJSON404 returns the response for an HTTP 404 `application/json` response
-func (r ReplaceKeyManagerResponse) GetJSON404() *NotFound {
+func (r ReplaceInstanceKeyManagerResponse) GetJSON404() *NotFound {
 	return r.JSON404
 }
 
 // GetJSON409 returns the response for an HTTP 409 `application/json` response
-func (r ReplaceKeyManagerResponse) GetJSON409() *Conflict {
+func (r ReplaceInstanceKeyManagerResponse) GetJSON409() *Conflict {
 	return r.JSON409
 }
 
 // GetJSON413 returns the response for an HTTP 413 `application/json` response
-func (r ReplaceKeyManagerResponse) GetJSON413() *TooLarge {
+func (r ReplaceInstanceKeyManagerResponse) GetJSON413() *TooLarge {
 	return r.JSON413
 }
 
 // GetJSON415 returns the response for an HTTP 415 `application/json` response
-func (r ReplaceKeyManagerResponse) GetJSON415() *UnsupportedMediaType {
+func (r ReplaceInstanceKeyManagerResponse) GetJSON415() *UnsupportedMediaType {
 	return r.JSON415
 }
 
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r ReplaceInstanceKeyManagerResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
-func (r ReplaceKeyManagerResponse) GetJSON500() *InternalError {
+func (r ReplaceInstanceKeyManagerResponse) GetJSON500() *InternalError {
 	return r.JSON500
 }
 
 // GetJSON503 returns the response for an HTTP 503 `application/json` response
-func (r ReplaceKeyManagerResponse) GetJSON503() *Unavailable {
+func (r ReplaceInstanceKeyManagerResponse) GetJSON503() *Unavailable {
 	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
-func (r ReplaceKeyManagerResponse) GetBody() []byte {
+func (r ReplaceInstanceKeyManagerResponse) GetBody() []byte {
 	return r.Body
 }
 
 // Status returns HTTPResponse.Status
-func (r ReplaceKeyManagerResponse) Status() string {
+func (r ReplaceInstanceKeyManagerResponse) Status() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Status
 	}
@@ -2289,7 +3342,7 @@ func (r ReplaceKeyManagerResponse) Status() string {
 }
 
 // StatusCode returns HTTPResponse.StatusCode
-func (r ReplaceKeyManagerResponse) StatusCode() int {
+func (r ReplaceInstanceKeyManagerResponse) StatusCode() int {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.StatusCode
 	}
@@ -2297,19 +3350,24 @@ func (r ReplaceKeyManagerResponse) StatusCode() int {
 }
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
-func (r ReplaceKeyManagerResponse) ContentType() string {
+func (r ReplaceInstanceKeyManagerResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
 	return ""
 }
 
-// ListRefusalsResponse401Headers the declared response headers of an HTTP 401 response for ListRefusals
-type ListRefusalsResponse401Headers struct {
+// ListInstanceRefusalsResponse401Headers the declared response headers of an HTTP 401 response for ListInstanceRefusals
+type ListInstanceRefusalsResponse401Headers struct {
 	WWWAuthenticate string
 }
 
-type ListRefusalsResponse struct {
+// ListInstanceRefusalsResponse429Headers the declared response headers of an HTTP 429 response for ListInstanceRefusals
+type ListInstanceRefusalsResponse429Headers struct {
+	RetryAfter int32
+}
+
+type ListInstanceRefusalsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
@@ -2318,53 +3376,69 @@ type ListRefusalsResponse struct {
 	JSON400 *BadRequest
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
 	// JSON404 the response for an HTTP 404 `application/json` response
 	JSON404 *NotFound
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *InternalError
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
 	// Headers401 the parsed response headers for an HTTP 401 response
-	Headers401 *ListRefusalsResponse401Headers
+	Headers401 *ListInstanceRefusalsResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListInstanceRefusalsResponse429Headers
 }
 
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
-func (r ListRefusalsResponse) GetJSON200() *RefusalCollection {
+func (r ListInstanceRefusalsResponse) GetJSON200() *RefusalCollection {
 	return r.JSON200
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r ListRefusalsResponse) GetJSON400() *BadRequest {
+func (r ListInstanceRefusalsResponse) GetJSON400() *BadRequest {
 	return r.JSON400
 }
 
 // GetJSON401 returns the response for an HTTP 401 `application/json` response
-func (r ListRefusalsResponse) GetJSON401() *Unauthorized {
+func (r ListInstanceRefusalsResponse) GetJSON401() *Unauthorized {
 	return r.JSON401
 }
 
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r ListInstanceRefusalsResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
 // GetJSON404 returns the response for an HTTP 404 `application/json` response
-func (r ListRefusalsResponse) GetJSON404() *NotFound {
+func (r ListInstanceRefusalsResponse) GetJSON404() *NotFound {
 	return r.JSON404
 }
 
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r ListInstanceRefusalsResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
-func (r ListRefusalsResponse) GetJSON500() *InternalError {
+func (r ListInstanceRefusalsResponse) GetJSON500() *InternalError {
 	return r.JSON500
 }
 
 // GetJSON503 returns the response for an HTTP 503 `application/json` response
-func (r ListRefusalsResponse) GetJSON503() *Unavailable {
+func (r ListInstanceRefusalsResponse) GetJSON503() *Unavailable {
 	return r.JSON503
 }
 
 // GetBody returns the raw response body bytes
-func (r ListRefusalsResponse) GetBody() []byte {
+func (r ListInstanceRefusalsResponse) GetBody() []byte {
 	return r.Body
 }
 
 // Status returns HTTPResponse.Status
-func (r ListRefusalsResponse) Status() string {
+func (r ListInstanceRefusalsResponse) Status() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Status
 	}
@@ -2372,7 +3446,7 @@ func (r ListRefusalsResponse) Status() string {
 }
 
 // StatusCode returns HTTPResponse.StatusCode
-func (r ListRefusalsResponse) StatusCode() int {
+func (r ListInstanceRefusalsResponse) StatusCode() int {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.StatusCode
 	}
@@ -2380,7 +3454,298 @@ func (r ListRefusalsResponse) StatusCode() int {
 }
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
-func (r ListRefusalsResponse) ContentType() string {
+func (r ListInstanceRefusalsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// RestoreInstanceResponse401Headers the declared response headers of an HTTP 401 response for RestoreInstance
+type RestoreInstanceResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// RestoreInstanceResponse429Headers the declared response headers of an HTTP 429 response for RestoreInstance
+type RestoreInstanceResponse429Headers struct {
+	RetryAfter int32
+}
+
+type RestoreInstanceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON202 the response for an HTTP 202 `application/json` response
+	JSON202 *Instance
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Conflict
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *RestoreInstanceResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *RestoreInstanceResponse429Headers
+}
+
+// GetJSON202 returns the response for an HTTP 202 `application/json` response
+func (r RestoreInstanceResponse) GetJSON202() *Instance {
+	return r.JSON202
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r RestoreInstanceResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r RestoreInstanceResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r RestoreInstanceResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r RestoreInstanceResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r RestoreInstanceResponse) GetJSON409() *Conflict {
+	return r.JSON409
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r RestoreInstanceResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r RestoreInstanceResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r RestoreInstanceResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r RestoreInstanceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RestoreInstanceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RestoreInstanceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RestoreInstanceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetKeyEstimateResponse401Headers the declared response headers of an HTTP 401 response for GetKeyEstimate
+type GetKeyEstimateResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// GetKeyEstimateResponse429Headers the declared response headers of an HTTP 429 response for GetKeyEstimate
+type GetKeyEstimateResponse429Headers struct {
+	RetryAfter int32
+}
+
+type GetKeyEstimateResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *KeyEstimate
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetKeyEstimateResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *GetKeyEstimateResponse429Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetKeyEstimateResponse) GetJSON200() *KeyEstimate {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r GetKeyEstimateResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r GetKeyEstimateResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r GetKeyEstimateResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r GetKeyEstimateResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r GetKeyEstimateResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetKeyEstimateResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetKeyEstimateResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetKeyEstimateResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetKeyEstimateResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListRegionsResponse401Headers the declared response headers of an HTTP 401 response for ListRegions
+type ListRegionsResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// ListRegionsResponse429Headers the declared response headers of an HTTP 429 response for ListRegions
+type ListRegionsResponse429Headers struct {
+	RetryAfter int32
+}
+
+type ListRegionsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RegionCollection
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListRegionsResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListRegionsResponse429Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListRegionsResponse) GetJSON200() *RegionCollection {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r ListRegionsResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r ListRegionsResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r ListRegionsResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r ListRegionsResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r ListRegionsResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListRegionsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListRegionsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListRegionsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListRegionsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -2389,13 +3754,13 @@ func (r ListRefusalsResponse) ContentType() string {
 
 // ListInstancesWithResponse List instances
 //
-// The instances of the caller's account, oldest first. Action `vmware-solutions.instances.view`.
+// The instances of the caller's account, oldest first. Deleted ones that can be restored are listed with `status=removing` alone. Action `vmware-solutions.instances.view`.
 //
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with GET /v1/instances (the `ListInstances` operationId).
-func (c *ClientWithResponses) ListInstancesWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListInstancesResponse, error) {
-	rsp, err := c.ListInstances(ctx, reqEditors...)
+func (c *ClientWithResponses) ListInstancesWithResponse(ctx context.Context, params *ListInstancesParams, reqEditors ...RequestEditorFn) (*ListInstancesResponse, error) {
+	rsp, err := c.ListInstances(ctx, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -2409,8 +3774,8 @@ func (c *ClientWithResponses) ListInstancesWithResponse(ctx context.Context, req
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/instances (the `CreateInstance` operationId).
-func (c *ClientWithResponses) CreateInstanceWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateInstanceResponse, error) {
-	rsp, err := c.CreateInstanceWithBody(ctx, contentType, body, reqEditors...)
+func (c *ClientWithResponses) CreateInstanceWithBodyWithResponse(ctx context.Context, params *CreateInstanceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateInstanceResponse, error) {
+	rsp, err := c.CreateInstanceWithBody(ctx, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -2424,8 +3789,8 @@ func (c *ClientWithResponses) CreateInstanceWithBodyWithResponse(ctx context.Con
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /v1/instances (the `CreateInstance` operationId).
-func (c *ClientWithResponses) CreateInstanceWithResponse(ctx context.Context, body CreateInstanceJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateInstanceResponse, error) {
-	rsp, err := c.CreateInstance(ctx, body, reqEditors...)
+func (c *ClientWithResponses) CreateInstanceWithResponse(ctx context.Context, params *CreateInstanceParams, body CreateInstanceJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateInstanceResponse, error) {
+	rsp, err := c.CreateInstance(ctx, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -2434,13 +3799,13 @@ func (c *ClientWithResponses) CreateInstanceWithResponse(ctx context.Context, bo
 
 // DeleteInstanceWithResponse Delete an instance
 //
-// Its clients are refused at their next request. The keys that it stored in the key manager stay there. Action `vmware-solutions.instances.delete`.
+// Its clients are refused at their next request. The keys that it stored in the key manager stay there. For 30 days it can be restored, and its endpoints and client certificates stay reserved to the account; its name does not. Deleting it again changes nothing. Action `vmware-solutions.instances.delete`.
 //
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with DELETE /v1/instances/{id} (the `DeleteInstance` operationId).
-func (c *ClientWithResponses) DeleteInstanceWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*DeleteInstanceResponse, error) {
-	rsp, err := c.DeleteInstance(ctx, id, reqEditors...)
+func (c *ClientWithResponses) DeleteInstanceWithResponse(ctx context.Context, id InstanceID, params *DeleteInstanceParams, reqEditors ...RequestEditorFn) (*DeleteInstanceResponse, error) {
+	rsp, err := c.DeleteInstance(ctx, id, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -2449,7 +3814,7 @@ func (c *ClientWithResponses) DeleteInstanceWithResponse(ctx context.Context, id
 
 // GetInstanceWithResponse Get an instance
 //
-// Action `vmware-solutions.instances.view`.
+// Also a deleted one, as long as it can be restored. Action `vmware-solutions.instances.view`.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -2462,124 +3827,199 @@ func (c *ClientWithResponses) GetInstanceWithResponse(ctx context.Context, id In
 	return ParseGetInstanceResponse(rsp)
 }
 
-// ListClientCertificatesWithResponse List client certificates
+// UpdateInstanceWithBodyWithResponse Rename an instance
+//
+// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /v1/instances/{id} (the `UpdateInstance` operationId).
+func (c *ClientWithResponses) UpdateInstanceWithBodyWithResponse(ctx context.Context, id InstanceID, params *UpdateInstanceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateInstanceResponse, error) {
+	rsp, err := c.UpdateInstanceWithBody(ctx, id, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateInstanceResponse(rsp)
+}
+
+// UpdateInstanceWithApplicationMergePatchPlusJSONBodyWithResponse Rename an instance
+//
+// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+//
+// Takes a body of the `application/merge-patch+json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /v1/instances/{id} (the `UpdateInstance` operationId).
+func (c *ClientWithResponses) UpdateInstanceWithApplicationMergePatchPlusJSONBodyWithResponse(ctx context.Context, id InstanceID, params *UpdateInstanceParams, body UpdateInstanceApplicationMergePatchPlusJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateInstanceResponse, error) {
+	rsp, err := c.UpdateInstanceWithApplicationMergePatchPlusJSONBody(ctx, id, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateInstanceResponse(rsp)
+}
+
+// ListInstanceClientCertificatesWithResponse List client certificates
 //
 // Oldest first. Action `vmware-solutions.instances.view`.
 //
 // Returns a wrapper object for the known response body format(s).
 //
-// Corresponds with GET /v1/instances/{id}/client_certificates (the `ListClientCertificates` operationId).
-func (c *ClientWithResponses) ListClientCertificatesWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListClientCertificatesResponse, error) {
-	rsp, err := c.ListClientCertificates(ctx, id, reqEditors...)
+// Corresponds with GET /v1/instances/{id}/client_certificates (the `ListInstanceClientCertificates` operationId).
+func (c *ClientWithResponses) ListInstanceClientCertificatesWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListInstanceClientCertificatesResponse, error) {
+	rsp, err := c.ListInstanceClientCertificates(ctx, id, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
-	return ParseListClientCertificatesResponse(rsp)
+	return ParseListInstanceClientCertificatesResponse(rsp)
 }
 
-// CreateClientCertificateWithBodyWithResponse Allow a client certificate
+// CreateInstanceClientCertificateWithBodyWithResponse Allow a client certificate
 //
 // Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
-// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateClientCertificate` operationId).
-func (c *ClientWithResponses) CreateClientCertificateWithBodyWithResponse(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateClientCertificateResponse, error) {
-	rsp, err := c.CreateClientCertificateWithBody(ctx, id, contentType, body, reqEditors...)
+// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateInstanceClientCertificate` operationId).
+func (c *ClientWithResponses) CreateInstanceClientCertificateWithBodyWithResponse(ctx context.Context, id InstanceID, params *CreateInstanceClientCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateInstanceClientCertificateResponse, error) {
+	rsp, err := c.CreateInstanceClientCertificateWithBody(ctx, id, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
-	return ParseCreateClientCertificateResponse(rsp)
+	return ParseCreateInstanceClientCertificateResponse(rsp)
 }
 
-// CreateClientCertificateWithResponse Allow a client certificate
+// CreateInstanceClientCertificateWithResponse Allow a client certificate
 //
 // Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
-// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateClientCertificate` operationId).
-func (c *ClientWithResponses) CreateClientCertificateWithResponse(ctx context.Context, id InstanceID, body CreateClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateClientCertificateResponse, error) {
-	rsp, err := c.CreateClientCertificate(ctx, id, body, reqEditors...)
+// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateInstanceClientCertificate` operationId).
+func (c *ClientWithResponses) CreateInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, params *CreateInstanceClientCertificateParams, body CreateInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateInstanceClientCertificateResponse, error) {
+	rsp, err := c.CreateInstanceClientCertificate(ctx, id, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
-	return ParseCreateClientCertificateResponse(rsp)
+	return ParseCreateInstanceClientCertificateResponse(rsp)
 }
 
-// DeleteClientCertificateWithResponse Remove a client certificate
+// DeleteInstanceClientCertificateWithResponse Remove a client certificate
 //
 // Its open connections are closed, or refused at their next request; the instance's `in_force` tells on how many nodes. Action `vmware-solutions.instances.update`.
 //
 // Returns a wrapper object for the known response body format(s).
 //
-// Corresponds with DELETE /v1/instances/{id}/client_certificates/{certificate_id} (the `DeleteClientCertificate` operationId).
-func (c *ClientWithResponses) DeleteClientCertificateWithResponse(ctx context.Context, id InstanceID, certificateID Identifier, reqEditors ...RequestEditorFn) (*DeleteClientCertificateResponse, error) {
-	rsp, err := c.DeleteClientCertificate(ctx, id, certificateID, reqEditors...)
+// Corresponds with DELETE /v1/instances/{id}/client_certificates/{certificate_id} (the `DeleteInstanceClientCertificate` operationId).
+func (c *ClientWithResponses) DeleteInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, certificateID Identifier, reqEditors ...RequestEditorFn) (*DeleteInstanceClientCertificateResponse, error) {
+	rsp, err := c.DeleteInstanceClientCertificate(ctx, id, certificateID, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
-	return ParseDeleteClientCertificateResponse(rsp)
+	return ParseDeleteInstanceClientCertificateResponse(rsp)
 }
 
-// ListEndpointsWithResponse List the endpoints to enter in vCenter
+// ListInstanceEndpointsWithResponse List the endpoints to enter in vCenter
 //
-// Add every endpoint as a server of one key provider, so that vCenter can fail over. An instance has either the shared endpoints of its cell or one of its own. Action `vmware-solutions.instances.view`.
+// Add every endpoint as a server of one key provider, so that vCenter can fail over. An instance has either the shared endpoints of its cell or one of its own. Before you let vCenter trust a server, compare the fingerprint that it shows. Action `vmware-solutions.instances.view`.
 //
 // Returns a wrapper object for the known response body format(s).
 //
-// Corresponds with GET /v1/instances/{id}/endpoints (the `ListEndpoints` operationId).
-func (c *ClientWithResponses) ListEndpointsWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListEndpointsResponse, error) {
-	rsp, err := c.ListEndpoints(ctx, id, reqEditors...)
+// Corresponds with GET /v1/instances/{id}/endpoints (the `ListInstanceEndpoints` operationId).
+func (c *ClientWithResponses) ListInstanceEndpointsWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListInstanceEndpointsResponse, error) {
+	rsp, err := c.ListInstanceEndpoints(ctx, id, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
-	return ParseListEndpointsResponse(rsp)
+	return ParseListInstanceEndpointsResponse(rsp)
 }
 
-// ReplaceKeyManagerWithBodyWithResponse Connect an instance to its key manager
+// ReplaceInstanceKeyManagerWithBodyWithResponse Connect an instance to its key manager
 //
 // Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
-// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceKeyManager` operationId).
-func (c *ClientWithResponses) ReplaceKeyManagerWithBodyWithResponse(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReplaceKeyManagerResponse, error) {
-	rsp, err := c.ReplaceKeyManagerWithBody(ctx, id, contentType, body, reqEditors...)
+// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceInstanceKeyManager` operationId).
+func (c *ClientWithResponses) ReplaceInstanceKeyManagerWithBodyWithResponse(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReplaceInstanceKeyManagerResponse, error) {
+	rsp, err := c.ReplaceInstanceKeyManagerWithBody(ctx, id, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
-	return ParseReplaceKeyManagerResponse(rsp)
+	return ParseReplaceInstanceKeyManagerResponse(rsp)
 }
 
-// ReplaceKeyManagerWithResponse Connect an instance to its key manager
+// ReplaceInstanceKeyManagerWithResponse Connect an instance to its key manager
 //
 // Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
-// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceKeyManager` operationId).
-func (c *ClientWithResponses) ReplaceKeyManagerWithResponse(ctx context.Context, id InstanceID, body ReplaceKeyManagerJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplaceKeyManagerResponse, error) {
-	rsp, err := c.ReplaceKeyManager(ctx, id, body, reqEditors...)
+// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceInstanceKeyManager` operationId).
+func (c *ClientWithResponses) ReplaceInstanceKeyManagerWithResponse(ctx context.Context, id InstanceID, body ReplaceInstanceKeyManagerJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplaceInstanceKeyManagerResponse, error) {
+	rsp, err := c.ReplaceInstanceKeyManager(ctx, id, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
-	return ParseReplaceKeyManagerResponse(rsp)
+	return ParseReplaceInstanceKeyManagerResponse(rsp)
 }
 
-// ListRefusalsWithResponse List clients that were turned away
+// ListInstanceRefusalsWithResponse List clients that were turned away
 //
 // Those that came by the instance's own host name or port, newest first, counted by minute, cause and source, of the last 30 days. At a shared endpoint nothing says whom an unknown client meant, so those are not here. Beyond 1,000 entries a day refusals are counted by cause alone. Fingerprints are here to compare: add a certificate by its PEM. Action `vmware-solutions.instances.view`.
 //
 // Returns a wrapper object for the known response body format(s).
 //
-// Corresponds with GET /v1/instances/{id}/refusals (the `ListRefusals` operationId).
-func (c *ClientWithResponses) ListRefusalsWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListRefusalsResponse, error) {
-	rsp, err := c.ListRefusals(ctx, id, reqEditors...)
+// Corresponds with GET /v1/instances/{id}/refusals (the `ListInstanceRefusals` operationId).
+func (c *ClientWithResponses) ListInstanceRefusalsWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListInstanceRefusalsResponse, error) {
+	rsp, err := c.ListInstanceRefusals(ctx, id, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
-	return ParseListRefusalsResponse(rsp)
+	return ParseListInstanceRefusalsResponse(rsp)
+}
+
+// RestoreInstanceWithResponse Restore a deleted instance
+//
+// It comes back with its id, settings, endpoints and those client certificates that the account has not given to another instance since. Refused when another instance has taken its name. Action `vmware-solutions.instances.create`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/instances/{id}/restore (the `RestoreInstance` operationId).
+func (c *ClientWithResponses) RestoreInstanceWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*RestoreInstanceResponse, error) {
+	rsp, err := c.RestoreInstance(ctx, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRestoreInstanceResponse(rsp)
+}
+
+// GetKeyEstimateWithResponse Estimate the number of keys
+//
+// How many keys of the key manager an environment needs, which bills for them. vSphere encryption needs a root key, and a standard key for each cluster and each encrypted VM; vSAN encryption needs a root key, and two standard keys for each cluster. Open to every valid token.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/key_estimate (the `GetKeyEstimate` operationId).
+func (c *ClientWithResponses) GetKeyEstimateWithResponse(ctx context.Context, params *GetKeyEstimateParams, reqEditors ...RequestEditorFn) (*GetKeyEstimateResponse, error) {
+	rsp, err := c.GetKeyEstimate(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetKeyEstimateResponse(rsp)
+}
+
+// ListRegionsWithResponse List regions
+//
+// The regions in which instances can be created at this address. An instance is in the region of its key manager. Open to every valid token.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/regions (the `ListRegions` operationId).
+func (c *ClientWithResponses) ListRegionsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListRegionsResponse, error) {
+	rsp, err := c.ListRegions(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListRegionsResponse(rsp)
 }
 
 // ParseListInstancesResponse parses an HTTP response from a ListInstancesWithResponse call
@@ -2617,6 +4057,20 @@ func ParseListInstancesResponse(rsp *http.Response) (*ListInstancesResponse, err
 		}
 		response.JSON401 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest InternalError
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -2644,6 +4098,16 @@ func ParseListInstancesResponse(rsp *http.Response) (*ListInstancesResponse, err
 			headers.WWWAuthenticate = value
 		}
 		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListInstancesResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
 	}
 
 	return response, nil
@@ -2684,6 +4148,13 @@ func ParseCreateInstanceResponse(rsp *http.Response) (*CreateInstanceResponse, e
 		}
 		response.JSON401 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
 		var dest Conflict
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -2705,6 +4176,13 @@ func ParseCreateInstanceResponse(rsp *http.Response) (*CreateInstanceResponse, e
 		}
 		response.JSON415 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest InternalError
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -2724,6 +4202,13 @@ func ParseCreateInstanceResponse(rsp *http.Response) (*CreateInstanceResponse, e
 	switch {
 	case rsp.StatusCode == 202:
 		var headers CreateInstanceResponse202Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
 		if values := rsp.Header.Values("Location"); len(values) > 0 {
 			var value Location
 			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
@@ -2742,6 +4227,16 @@ func ParseCreateInstanceResponse(rsp *http.Response) (*CreateInstanceResponse, e
 			headers.WWWAuthenticate = value
 		}
 		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers CreateInstanceResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
 	}
 
 	return response, nil
@@ -2761,8 +4256,12 @@ func ParseDeleteInstanceResponse(rsp *http.Response) (*DeleteInstanceResponse, e
 	}
 
 	switch {
-	case rsp.StatusCode == 204:
-		break // No content-type
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest Instance
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
 		var dest BadRequest
@@ -2778,12 +4277,33 @@ func ParseDeleteInstanceResponse(rsp *http.Response) (*DeleteInstanceResponse, e
 		}
 		response.JSON401 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
 		var dest NotFound
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
 		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest InternalError
@@ -2802,6 +4322,16 @@ func ParseDeleteInstanceResponse(rsp *http.Response) (*DeleteInstanceResponse, e
 	}
 
 	switch {
+	case rsp.StatusCode == 202:
+		var headers DeleteInstanceResponse202Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers202 = &headers
 	case rsp.StatusCode == 401:
 		var headers DeleteInstanceResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
@@ -2812,6 +4342,16 @@ func ParseDeleteInstanceResponse(rsp *http.Response) (*DeleteInstanceResponse, e
 			headers.WWWAuthenticate = value
 		}
 		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers DeleteInstanceResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
 	}
 
 	return response, nil
@@ -2852,12 +4392,26 @@ func ParseGetInstanceResponse(rsp *http.Response) (*GetInstanceResponse, error) 
 		}
 		response.JSON401 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
 		var dest NotFound
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
 		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest InternalError
@@ -2876,6 +4430,16 @@ func ParseGetInstanceResponse(rsp *http.Response) (*GetInstanceResponse, error) 
 	}
 
 	switch {
+	case rsp.StatusCode == 200:
+		var headers GetInstanceResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers200 = &headers
 	case rsp.StatusCode == 401:
 		var headers GetInstanceResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
@@ -2886,20 +4450,166 @@ func ParseGetInstanceResponse(rsp *http.Response) (*GetInstanceResponse, error) 
 			headers.WWWAuthenticate = value
 		}
 		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers GetInstanceResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
 	}
 
 	return response, nil
 }
 
-// ParseListClientCertificatesResponse parses an HTTP response from a ListClientCertificatesWithResponse call
-func ParseListClientCertificatesResponse(rsp *http.Response) (*ListClientCertificatesResponse, error) {
+// ParseUpdateInstanceResponse parses an HTTP response from a UpdateInstanceWithResponse call
+func ParseUpdateInstanceResponse(rsp *http.Response) (*UpdateInstanceResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
 	defer func() { _ = rsp.Body.Close() }()
 	if err != nil {
 		return nil, err
 	}
 
-	response := &ListClientCertificatesResponse{
+	response := &UpdateInstanceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Instance
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers UpdateInstanceResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers UpdateInstanceResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers UpdateInstanceResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListInstanceClientCertificatesResponse parses an HTTP response from a ListInstanceClientCertificatesWithResponse call
+func ParseListInstanceClientCertificatesResponse(rsp *http.Response) (*ListInstanceClientCertificatesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListInstanceClientCertificatesResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
 	}
@@ -2926,12 +4636,26 @@ func ParseListClientCertificatesResponse(rsp *http.Response) (*ListClientCertifi
 		}
 		response.JSON401 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
 		var dest NotFound
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
 		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest InternalError
@@ -2951,7 +4675,7 @@ func ParseListClientCertificatesResponse(rsp *http.Response) (*ListClientCertifi
 
 	switch {
 	case rsp.StatusCode == 401:
-		var headers ListClientCertificatesResponse401Headers
+		var headers ListInstanceClientCertificatesResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
 			var value string
 			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
@@ -2960,20 +4684,30 @@ func ParseListClientCertificatesResponse(rsp *http.Response) (*ListClientCertifi
 			headers.WWWAuthenticate = value
 		}
 		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListInstanceClientCertificatesResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
 	}
 
 	return response, nil
 }
 
-// ParseCreateClientCertificateResponse parses an HTTP response from a CreateClientCertificateWithResponse call
-func ParseCreateClientCertificateResponse(rsp *http.Response) (*CreateClientCertificateResponse, error) {
+// ParseCreateInstanceClientCertificateResponse parses an HTTP response from a CreateInstanceClientCertificateWithResponse call
+func ParseCreateInstanceClientCertificateResponse(rsp *http.Response) (*CreateInstanceClientCertificateResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
 	defer func() { _ = rsp.Body.Close() }()
 	if err != nil {
 		return nil, err
 	}
 
-	response := &CreateClientCertificateResponse{
+	response := &CreateInstanceClientCertificateResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
 	}
@@ -3000,6 +4734,13 @@ func ParseCreateClientCertificateResponse(rsp *http.Response) (*CreateClientCert
 		}
 		response.JSON401 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
 		var dest NotFound
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -3028,6 +4769,13 @@ func ParseCreateClientCertificateResponse(rsp *http.Response) (*CreateClientCert
 		}
 		response.JSON415 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest InternalError
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -3046,7 +4794,7 @@ func ParseCreateClientCertificateResponse(rsp *http.Response) (*CreateClientCert
 
 	switch {
 	case rsp.StatusCode == 201:
-		var headers CreateClientCertificateResponse201Headers
+		var headers CreateInstanceClientCertificateResponse201Headers
 		if values := rsp.Header.Values("Location"); len(values) > 0 {
 			var value Location
 			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
@@ -3056,7 +4804,7 @@ func ParseCreateClientCertificateResponse(rsp *http.Response) (*CreateClientCert
 		}
 		response.Headers201 = &headers
 	case rsp.StatusCode == 401:
-		var headers CreateClientCertificateResponse401Headers
+		var headers CreateInstanceClientCertificateResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
 			var value string
 			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
@@ -3065,20 +4813,30 @@ func ParseCreateClientCertificateResponse(rsp *http.Response) (*CreateClientCert
 			headers.WWWAuthenticate = value
 		}
 		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers CreateInstanceClientCertificateResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
 	}
 
 	return response, nil
 }
 
-// ParseDeleteClientCertificateResponse parses an HTTP response from a DeleteClientCertificateWithResponse call
-func ParseDeleteClientCertificateResponse(rsp *http.Response) (*DeleteClientCertificateResponse, error) {
+// ParseDeleteInstanceClientCertificateResponse parses an HTTP response from a DeleteInstanceClientCertificateWithResponse call
+func ParseDeleteInstanceClientCertificateResponse(rsp *http.Response) (*DeleteInstanceClientCertificateResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
 	defer func() { _ = rsp.Body.Close() }()
 	if err != nil {
 		return nil, err
 	}
 
-	response := &DeleteClientCertificateResponse{
+	response := &DeleteInstanceClientCertificateResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
 	}
@@ -3101,12 +4859,26 @@ func ParseDeleteClientCertificateResponse(rsp *http.Response) (*DeleteClientCert
 		}
 		response.JSON401 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
 		var dest NotFound
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
 		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest InternalError
@@ -3126,7 +4898,7 @@ func ParseDeleteClientCertificateResponse(rsp *http.Response) (*DeleteClientCert
 
 	switch {
 	case rsp.StatusCode == 401:
-		var headers DeleteClientCertificateResponse401Headers
+		var headers DeleteInstanceClientCertificateResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
 			var value string
 			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
@@ -3135,20 +4907,30 @@ func ParseDeleteClientCertificateResponse(rsp *http.Response) (*DeleteClientCert
 			headers.WWWAuthenticate = value
 		}
 		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers DeleteInstanceClientCertificateResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
 	}
 
 	return response, nil
 }
 
-// ParseListEndpointsResponse parses an HTTP response from a ListEndpointsWithResponse call
-func ParseListEndpointsResponse(rsp *http.Response) (*ListEndpointsResponse, error) {
+// ParseListInstanceEndpointsResponse parses an HTTP response from a ListInstanceEndpointsWithResponse call
+func ParseListInstanceEndpointsResponse(rsp *http.Response) (*ListInstanceEndpointsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
 	defer func() { _ = rsp.Body.Close() }()
 	if err != nil {
 		return nil, err
 	}
 
-	response := &ListEndpointsResponse{
+	response := &ListInstanceEndpointsResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
 	}
@@ -3175,12 +4957,26 @@ func ParseListEndpointsResponse(rsp *http.Response) (*ListEndpointsResponse, err
 		}
 		response.JSON401 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
 		var dest NotFound
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
 		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest InternalError
@@ -3200,7 +4996,7 @@ func ParseListEndpointsResponse(rsp *http.Response) (*ListEndpointsResponse, err
 
 	switch {
 	case rsp.StatusCode == 401:
-		var headers ListEndpointsResponse401Headers
+		var headers ListInstanceEndpointsResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
 			var value string
 			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
@@ -3209,20 +5005,30 @@ func ParseListEndpointsResponse(rsp *http.Response) (*ListEndpointsResponse, err
 			headers.WWWAuthenticate = value
 		}
 		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListInstanceEndpointsResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
 	}
 
 	return response, nil
 }
 
-// ParseReplaceKeyManagerResponse parses an HTTP response from a ReplaceKeyManagerWithResponse call
-func ParseReplaceKeyManagerResponse(rsp *http.Response) (*ReplaceKeyManagerResponse, error) {
+// ParseReplaceInstanceKeyManagerResponse parses an HTTP response from a ReplaceInstanceKeyManagerWithResponse call
+func ParseReplaceInstanceKeyManagerResponse(rsp *http.Response) (*ReplaceInstanceKeyManagerResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
 	defer func() { _ = rsp.Body.Close() }()
 	if err != nil {
 		return nil, err
 	}
 
-	response := &ReplaceKeyManagerResponse{
+	response := &ReplaceInstanceKeyManagerResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
 	}
@@ -3248,6 +5054,13 @@ func ParseReplaceKeyManagerResponse(rsp *http.Response) (*ReplaceKeyManagerRespo
 			return nil, err
 		}
 		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
 		var dest NotFound
@@ -3277,6 +5090,13 @@ func ParseReplaceKeyManagerResponse(rsp *http.Response) (*ReplaceKeyManagerRespo
 		}
 		response.JSON415 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest InternalError
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -3295,7 +5115,7 @@ func ParseReplaceKeyManagerResponse(rsp *http.Response) (*ReplaceKeyManagerRespo
 
 	switch {
 	case rsp.StatusCode == 401:
-		var headers ReplaceKeyManagerResponse401Headers
+		var headers ReplaceInstanceKeyManagerResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
 			var value string
 			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
@@ -3304,20 +5124,30 @@ func ParseReplaceKeyManagerResponse(rsp *http.Response) (*ReplaceKeyManagerRespo
 			headers.WWWAuthenticate = value
 		}
 		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ReplaceInstanceKeyManagerResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
 	}
 
 	return response, nil
 }
 
-// ParseListRefusalsResponse parses an HTTP response from a ListRefusalsWithResponse call
-func ParseListRefusalsResponse(rsp *http.Response) (*ListRefusalsResponse, error) {
+// ParseListInstanceRefusalsResponse parses an HTTP response from a ListInstanceRefusalsWithResponse call
+func ParseListInstanceRefusalsResponse(rsp *http.Response) (*ListInstanceRefusalsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
 	defer func() { _ = rsp.Body.Close() }()
 	if err != nil {
 		return nil, err
 	}
 
-	response := &ListRefusalsResponse{
+	response := &ListInstanceRefusalsResponse{
 		Body:         bodyBytes,
 		HTTPResponse: rsp,
 	}
@@ -3344,12 +5174,26 @@ func ParseListRefusalsResponse(rsp *http.Response) (*ListRefusalsResponse, error
 		}
 		response.JSON401 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
 		var dest NotFound
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
 		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest InternalError
@@ -3369,7 +5213,7 @@ func ParseListRefusalsResponse(rsp *http.Response) (*ListRefusalsResponse, error
 
 	switch {
 	case rsp.StatusCode == 401:
-		var headers ListRefusalsResponse401Headers
+		var headers ListInstanceRefusalsResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
 			var value string
 			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
@@ -3378,6 +5222,289 @@ func ParseListRefusalsResponse(rsp *http.Response) (*ListRefusalsResponse, error
 			headers.WWWAuthenticate = value
 		}
 		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListInstanceRefusalsResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRestoreInstanceResponse parses an HTTP response from a RestoreInstanceWithResponse call
+func ParseRestoreInstanceResponse(rsp *http.Response) (*RestoreInstanceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RestoreInstanceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 202:
+		var dest Instance
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON202 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers RestoreInstanceResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers RestoreInstanceResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetKeyEstimateResponse parses an HTTP response from a GetKeyEstimateWithResponse call
+func ParseGetKeyEstimateResponse(rsp *http.Response) (*GetKeyEstimateResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetKeyEstimateResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest KeyEstimate
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers GetKeyEstimateResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers GetKeyEstimateResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListRegionsResponse parses an HTTP response from a ListRegionsWithResponse call
+func ParseListRegionsResponse(rsp *http.Response) (*ListRegionsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListRegionsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RegionCollection
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListRegionsResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListRegionsResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
 	}
 
 	return response, nil

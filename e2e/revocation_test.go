@@ -136,7 +136,7 @@ func TestDeletedInstance(t *testing.T) {
 	t.Parallel()
 	i := newInstance(t, sharedCell(t))
 	id := i.create(t, nodes[0])
-	if a := i.api(t, http.MethodDelete, "/v1/instances/"+i.id, nil); a.status != http.StatusNoContent {
+	if a := i.api(t, http.MethodDelete, "/v1/instances/"+i.id, nil); a.status != http.StatusAccepted {
 		t.Fatalf("deleting the instance: status %d, %s", a.status, a.body)
 	}
 	for _, node := range nodes {

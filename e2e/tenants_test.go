@@ -329,7 +329,7 @@ func TestPropagation(t *testing.T) {
 		until("suspension lifted", true, i.certificate)
 
 		idle = open(i.certificate)
-		if a := i.api(t, http.MethodDelete, "/v1/instances/"+i.id, nil); a.status != http.StatusNoContent {
+		if a := i.api(t, http.MethodDelete, "/v1/instances/"+i.id, nil); a.status != http.StatusAccepted {
 			t.Fatalf("deleting the instance: status %d, %s", a.status, a.body)
 		}
 		until("the instance deleted", false, i.certificate)

@@ -86,6 +86,19 @@ func (e Endpoints) URL(instance crn.CRN) (string, error) {
 	return strings.ReplaceAll(address, guidMark, strings.ToLower(instance.Instance)), nil
 }
 
+// Serves reports whether some key manager of a service in a region is reached.
+func (e Endpoints) Serves(service, region string) bool {
+	if e.addresses[service+"/"+region] != "" {
+		return true
+	}
+	for place := range e.addresses {
+		if name, err := crn.Parse(place); err == nil && name.Service == service && name.Location == region {
+			return true
+		}
+	}
+	return false
+}
+
 var errInstance = fault.New(fault.Invalid, "The key manager's CRN does not name a service instance.")
 
 func checkAddress(address string) error {

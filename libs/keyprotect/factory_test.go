@@ -166,6 +166,11 @@ func TestEndpoints(t *testing.T) {
 	if got, err := e.URL(crn.CRN{Service: "kms", Location: "eu-de"}); err == nil {
 		t.Errorf("a region that is not in the table has the address %s", got)
 	}
+	only, err := keyprotect.ParseEndpoints(dedicated + "=https://dedicated.example.com")
+	if err != nil || !only.Serves("kms", "us-south") || only.Serves("kms", "eu-de") || only.Serves("hs-crypto", "us-south") ||
+		!e.Serves("hs-crypto", "eu-de") || e.Serves("kms", "eu-de") {
+		t.Errorf("services and regions: %v", err)
+	}
 	_, err = keyprotect.ParseEndpoints("kms/us-south=ftp://x,nonsense,kms/eu-de=https://h/path,kms/jp-tok=http://example.com,kms/us-east=https://a,kms/us-east=https://b," +
 		dedicated + "=http://example.com," + dedicated + "key:k=https://h,crn:v1:bluemix:public:kms:us-south:a/x:::=https://h,crn:v1:kms/x=https://h")
 	if err == nil || strings.Count(err.Error(), "key manager address") != 9 {

@@ -26,6 +26,11 @@ var (
 	// whomever, or reserved for the account of a deleted instance.
 	ErrFingerprintTaken = fault.New(fault.Exists,
 		"This client certificate is registered already. If it is not one of yours, make a new certificate in vCenter.")
+	// ErrRemoved: the instance is deleted, and can be restored.
+	ErrRemoved = fault.New(fault.Illegal, "This instance is deleted. Restore it first.")
+	// ErrStale: the instance is not in the state that the caller has asked
+	// for.
+	ErrStale = fault.New(fault.Conflict, "The instance was changed meanwhile. Read it again.")
 	// ErrNoPort: every port for dedicated endpoints is taken. It is of kind
 	// fault.Unavailable.
 	ErrNoPort = fault.New(fault.Unavailable,
@@ -62,6 +67,8 @@ type Instance struct {
 	CreatedAt time.Time
 	UpdatedAt time.Time
 	Revision  int64 // of its newest change that nodes have to know
+	// RestorableUntil is zero unless the instance is deleted.
+	RestorableUntil time.Time
 	// KeyManager is nil until there is one.
 	KeyManager *tenant.KeyManager
 }
@@ -116,20 +123,47 @@ func (s *Instances) Create(ctx context.Context, i Instance) (Instance, error) {
 	return created, err
 }
 
-// List returns the account's instances, the oldest first.
-func (s *Instances) List(ctx context.Context, account string) ([]Instance, error) {
-	var all []Instance
-	err := s.in(ctx, account, func(q *queries.Queries) error {
-		rows, err := q.ListInstances(ctx, queries.ListInstancesParams{Account: account})
-		for _, row := range rows {
-			all = append(all, instanceOf(row))
-		}
-		return err
-	})
-	return all, err
+// Filter says which of an account's instances to list. Its zero value stands
+// for all that are not deleted.
+type Filter struct {
+	Name   string
+	Status Status // Removing: those that are deleted and can be restored
+	After  tenant.ID
+	Limit  int
 }
 
-// Get returns an instance, or ErrNotFound.
+// List returns the first Limit instances behind After, the oldest first, and
+// how many there are on all pages. An After that the account does not have is
+// ErrNotFound.
+func (s *Instances) List(ctx context.Context, account string, f Filter) (page []Instance, total int, err error) {
+	params := queries.ListInstancesParams{
+		Account: account, Name: f.Name, Status: string(f.Status), Deleted: f.Status == Removing, Most: int32(f.Limit), //nolint:gosec // a page
+	}
+	err = s.in(ctx, account, func(q *queries.Queries) error {
+		if f.After != "" {
+			if _, err := getInstance(ctx, q, account, f.After); err != nil {
+				return err
+			}
+			params.After = (*string)(&f.After)
+		}
+		rows, err := q.ListInstances(ctx, params)
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			page = append(page, instanceOf(row))
+		}
+		count, err := q.CountInstances(ctx, queries.CountInstancesParams{
+			Account: account, Name: params.Name, Status: params.Status, Deleted: params.Deleted,
+		})
+		total = int(count)
+		return err
+	})
+	return page, total, err
+}
+
+// Get returns an instance, also a deleted one that can be restored, or
+// ErrNotFound.
 func (s *Instances) Get(ctx context.Context, account string, id tenant.ID) (Instance, error) {
 	var found Instance
 	err := s.in(ctx, account, func(q *queries.Queries) (err error) {
@@ -139,12 +173,68 @@ func (s *Instances) Get(ctx context.Context, account string, id tenant.ID) (Inst
 	return found, err
 }
 
-// Delete takes an instance out of service. Its rows stay, so that it can be
-// restored and its certificates stay reserved to its account.
-func (s *Instances) Delete(ctx context.Context, account string, id tenant.ID) error {
-	return s.change(ctx, account, id, func(q *queries.Queries) error {
-		return q.DeleteInstance(ctx, queries.DeleteInstanceParams{Account: account, ID: string(id)})
+// Match says whether an instance is in a state that the caller expects. Nil
+// expects nothing.
+type Match func(Instance) bool
+
+// Rename gives an instance another name. It returns ErrNameTaken, ErrRemoved,
+// or ErrStale.
+func (s *Instances) Rename(ctx context.Context, account string, id tenant.ID, name string, match Match) (Instance, error) {
+	return s.edit(ctx, account, id, match, func(q *queries.Queries, before Instance) (bool, error) {
+		if before.Status == Removing {
+			return false, ErrRemoved
+		}
+		return true, q.RenameInstance(ctx, queries.RenameInstanceParams{Account: account, ID: string(id), Name: name})
 	})
+}
+
+// Delete takes an instance out of service. Its rows stay, so that it can be
+// restored for 30 days and its endpoints and certificates stay reserved to its
+// account as long. A deleted instance stays as it is. It returns ErrStale.
+func (s *Instances) Delete(ctx context.Context, account string, id tenant.ID, match Match) (Instance, error) {
+	return s.edit(ctx, account, id, match, func(q *queries.Queries, before Instance) (bool, error) {
+		if before.Status == Removing {
+			return false, nil
+		}
+		return true, q.DeleteInstance(ctx, queries.DeleteInstanceParams{Account: account, ID: string(id)})
+	})
+}
+
+// Restore takes a deleted instance into service again, without the client
+// certificates that the account has given to another one since. One that is
+// not deleted stays as it is. It returns ErrNameTaken.
+func (s *Instances) Restore(ctx context.Context, account string, id tenant.ID) (Instance, error) {
+	return s.edit(ctx, account, id, nil, func(q *queries.Queries, before Instance) (bool, error) {
+		if before.Status != Removing {
+			return false, nil
+		}
+		return true, q.RestoreInstance(ctx, queries.RestoreInstanceParams{Account: account, ID: string(id)})
+	})
+}
+
+// edit runs write on an instance that it holds locked and that matches, and
+// returns it as it is then. Write tells whether it has changed something.
+func (s *Instances) edit(ctx context.Context, account string, id tenant.ID, match Match, write func(*queries.Queries, Instance) (bool, error)) (Instance, error) {
+	var after Instance
+	err := s.in(ctx, account, func(q *queries.Queries) error {
+		before, err := lockInstance(ctx, q, account, id)
+		if err != nil {
+			return err
+		}
+		if match != nil && !match(before) {
+			return ErrStale
+		}
+		after = before
+		changed, err := write(q, before)
+		if violates(err, "instances_name") {
+			return ErrNameTaken
+		}
+		if err == nil && changed {
+			after, err = getChanged(ctx, q, account, id)
+		}
+		return err
+	})
+	return after, err
 }
 
 // SetKeyManager gives an instance its key manager, in place of the one it may
@@ -232,21 +322,31 @@ func (s *Instances) in(ctx context.Context, account string, do func(*queries.Que
 	})
 }
 
-// change runs write on an instance that it holds locked.
+// change runs write on an instance that it holds locked and that is not
+// deleted, else it returns ErrRemoved.
 func (s *Instances) change(ctx context.Context, account string, id tenant.ID, write func(*queries.Queries) error) error {
-	if uuid.Validate(string(id)) != nil {
-		return errInstanceNotFound
-	}
 	return s.in(ctx, account, func(q *queries.Queries) error {
-		locked, err := q.LockInstance(ctx, queries.LockInstanceParams{Account: account, ID: string(id)})
+		before, err := lockInstance(ctx, q, account, id)
 		if err != nil {
 			return err
 		}
-		if len(locked) == 0 {
-			return errInstanceNotFound
+		if before.Status == Removing {
+			return ErrRemoved
 		}
 		return write(q)
 	})
+}
+
+// lockInstance returns an instance that nobody else changes until this
+// transaction ends.
+func lockInstance(ctx context.Context, q *queries.Queries, account string, id tenant.ID) (Instance, error) {
+	if uuid.Validate(string(id)) != nil {
+		return Instance{}, errInstanceNotFound
+	}
+	if _, err := q.LockInstance(ctx, queries.LockInstanceParams{Account: account, ID: string(id)}); err != nil {
+		return Instance{}, err
+	}
+	return getInstance(ctx, q, account, id)
 }
 
 // getChanged returns an instance that this transaction has changed, with the
@@ -263,7 +363,7 @@ func getInstance(ctx context.Context, q *queries.Queries, account string, id ten
 	if uuid.Validate(string(id)) != nil {
 		return Instance{}, errInstanceNotFound
 	}
-	rows, err := q.ListInstances(ctx, queries.ListInstancesParams{Account: account, ID: (*string)(&id)})
+	rows, err := q.ListInstances(ctx, queries.ListInstancesParams{Account: account, ID: (*string)(&id), Deleted: true, Most: 1})
 	if err != nil {
 		return Instance{}, err
 	}
@@ -273,10 +373,17 @@ func getInstance(ctx context.Context, q *queries.Queries, account string, id ten
 	return instanceOf(rows[0]), nil
 }
 
+// restorable is how long a deleted instance can be restored; the queries have
+// it too.
+const restorable = 30 * 24 * time.Hour
+
 func instanceOf(row queries.ListInstancesRow) Instance {
 	i := Instance{
 		ID: tenant.ID(row.ID), Account: row.Account, Name: row.Name, Region: row.Region, Status: Status(row.Status),
 		Shared: row.Shared, Suspended: row.Suspended, CreatedBy: row.CreatedBy, CreatedAt: row.CreatedAt, UpdatedAt: row.UpdatedAt, Revision: row.Revision,
+	}
+	if row.DeletedAt != nil {
+		i.RestorableUntil = row.DeletedAt.Add(restorable)
 	}
 	if row.Type != nil {
 		i.KeyManager = &tenant.KeyManager{

@@ -164,7 +164,7 @@ func TestDedicatedEndpoints(t *testing.T) {
 		t.Errorf("the nodes' certificate for theirs: %q", got)
 	}
 
-	if err := s.Delete(t.Context(), account, mine.ID); err != nil {
+	if _, err := s.Delete(t.Context(), account, mine.ID, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := set(account, late.ID); !errors.Is(err, ErrNoPort) {

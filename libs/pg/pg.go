@@ -79,12 +79,37 @@ func (p *Pool) Close() { p.pool.Close() }
 func (p *Pool) Ping(ctx context.Context) error { return mapError(p.pool.Ping(ctx)) }
 
 // transact runs f in a transaction; its error rolls back. An error of commit
-// leaves the outcome unknown and is Unavailable.
+// leaves the outcome unknown and is Unavailable. Within one that ctx carries
+// (see enclose) it is a part of that, which decides.
 func (p *Pool) transact(ctx context.Context, options pgx.TxOptions, f func(q *queries.Queries) error) error {
+	if outer, inside := ctx.Value(enclosing{}).(pgx.Tx); inside {
+		part, err := outer.Begin(ctx) // a savepoint
+		if err != nil {
+			return mapError(err)
+		}
+		return finish(ctx, part, f)
+	}
 	tx, err := p.begin(ctx, options)
 	if err != nil {
 		return mapError(err)
 	}
+	return finish(ctx, tx, f)
+}
+
+type enclosing struct{}
+
+// enclose is transact for an f whose own calls of the pool, with the context
+// that it gets, become parts of this transaction.
+func (p *Pool) enclose(ctx context.Context, f func(ctx context.Context, q *queries.Queries) error) error {
+	tx, err := p.begin(ctx, pgx.TxOptions{})
+	if err != nil {
+		return mapError(err)
+	}
+	return finish(ctx, tx, func(q *queries.Queries) error { return f(context.WithValue(ctx, enclosing{}, tx), q) })
+}
+
+// finish runs f in tx and ends it.
+func finish(ctx context.Context, tx pgx.Tx, f func(q *queries.Queries) error) error {
 	if err := f(queries.New(tx)); err != nil {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
 		defer cancel()

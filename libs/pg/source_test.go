@@ -84,7 +84,7 @@ func TestSnapshotHoldsEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone := newInstance(t, f.instances, account, "gone")
-	if err := f.instances.Delete(t.Context(), account, gone.ID); err != nil {
+	if _, err := f.instances.Delete(t.Context(), account, gone.ID, nil); err != nil {
 		t.Fatal(err)
 	}
 	run(t, superuser(t, f.database), "INSERT INTO endpoints VALUES ('b.example.com', $1, 6001), ('a.example.com', $1, NULL)", string(i.ID))
@@ -182,7 +182,7 @@ func TestWatchLeadsToTheNewestState(t *testing.T) {
 				t.Fatal(err)
 			}
 			follow(func(s *tenant.Snapshot) bool { return len(s.Tenant(i.ID).Clients) == 0 })
-			if err := f.instances.Delete(t.Context(), account, i.ID); err != nil {
+			if _, err := f.instances.Delete(t.Context(), account, i.ID, nil); err != nil {
 				t.Fatal(err)
 			}
 			follow(func(s *tenant.Snapshot) bool { return s.Len() == 0 })

@@ -85,18 +85,25 @@ func TestForeignInstanceLooksUnknown(t *testing.T) {
 	other := certificate(t, rsaKey(t, 2048), time.Hour)
 	unknown := "/v1/instances/00000000-0000-4000-8000-000000000000"
 	token := c.cloud.token(t, stranger, nil)
-	for _, call := range []struct{ method, path, body string }{
-		{"GET", "", ""},
-		{"GET", "/endpoints", ""},
-		{"GET", "/client_certificates", ""},
-		{"POST", "/client_certificates", object(map[string]any{"name": "vc2", "certificate": other})},
-		{"DELETE", "/client_certificates/" + added.ID, ""},
-		{"PUT", "/key_manager", keyManagerBody(map[string]any{"instance_crn": kmsCRN(stranger)})},
-		{"DELETE", "", ""},
+	patch := []string{"If-Match", "*", "Content-Type", "application/merge-patch+json"}
+	for _, call := range []struct {
+		method, path, body string
+		header             []string
+	}{
+		{method: "GET"},
+		{"PATCH", "", `{"name":"mine"}`, patch},
+		{method: "POST", path: "/restore"},
+		{method: "GET", path: "/endpoints"},
+		{method: "GET", path: "/refusals"},
+		{method: "GET", path: "/client_certificates"},
+		{method: "POST", path: "/client_certificates", body: object(map[string]any{"name": "vc2", "certificate": other})},
+		{method: "DELETE", path: "/client_certificates/" + added.ID},
+		{method: "PUT", path: "/key_manager", body: keyManagerBody(map[string]any{"instance_crn": kmsCRN(stranger)})},
+		{method: "DELETE"},
 	} {
 		t.Run(call.method+call.path, func(t *testing.T) {
-			foreign := c.send(t, call.method, c.url+own+call.path, token, call.body)
-			missing := c.send(t, call.method, c.url+unknown+call.path, token, call.body)
+			foreign := c.send(t, call.method, c.url+own+call.path, token, call.body, call.header...)
+			missing := c.send(t, call.method, c.url+unknown+call.path, token, call.body, call.header...)
 			for _, r := range []response{foreign, missing} {
 				refusal(t, r, http.StatusNotFound, api.ErrorCodeNotFound, "", "Your account has no instance with this id")
 			}

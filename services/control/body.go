@@ -18,29 +18,34 @@ import (
 
 // readBody reads at most limit bytes of JSON, checks them strictly against
 // into, a pointer to the route's body type, and puts them back for the
-// generated decoder.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64, into any) error {
+// generated decoder. PATCH takes a merge patch (RFC 7396), any other method
+// plain JSON.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64, into any) ([]byte, error) {
+	wanted := "application/json"
+	if r.Method == http.MethodPatch {
+		wanted = "application/merge-patch+json"
+	}
 	media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || media != "application/json" {
-		return &httpError{
+	if err != nil || media != wanted {
+		return nil, &httpError{
 			answer:  answer{http.StatusUnsupportedMediaType, api.ErrorCodeUnsupportedMediaType},
 			target:  &api.ErrorTarget{Type: api.ErrorTargetTypeHeader, Name: "Content-Type"},
-			message: "Send the body as JSON, with the header `Content-Type: application/json`.",
+			message: "Send the body as JSON, with the header `Content-Type: " + wanted + "`.",
 		}
 	}
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	var large *http.MaxBytesError
 	switch {
 	case errors.As(err, &large):
-		return fault.Newf(fault.TooLarge, "The body is longer than %d bytes.", limit)
+		return nil, fault.Newf(fault.TooLarge, "The body is longer than %d bytes.", limit)
 	case err != nil:
-		return fault.Wrap(fault.Malformed, "The body ended before it was complete.", err)
+		return nil, fault.Wrap(fault.Malformed, "The body ended before it was complete.", err)
 	}
 	if err := checkJSON(data, into); err != nil {
-		return err
+		return nil, err
 	}
 	r.Body = io.NopCloser(bytes.NewReader(data))
-	return nil
+	return data, nil
 }
 
 // checkJSON decodes data into a pointer to a struct without nested objects and

@@ -190,7 +190,7 @@ func refusal(t *testing.T, r response, status int, code api.ErrorCode, target, s
 	if first.Target != nil {
 		name = first.Target.Name
 	}
-	if first.Code != code || name != target || !strings.Contains(first.Message, sentence) {
+	if first.MoreInfo == "" || first.Code != code || name != target || !strings.Contains(first.Message, sentence) {
 		t.Errorf("got %s about %q: %q; want %s about %q: …%s…", first.Code, name, first.Message, code, target, sentence)
 	}
 	if !first.Code.Valid() {

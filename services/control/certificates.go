@@ -27,8 +27,8 @@ const (
 	minECBits  = 256
 )
 
-// CreateClientCertificate allows a client certificate.
-func (h *handlers) CreateClientCertificate(ctx context.Context, request server.CreateClientCertificateRequestObject) (server.CreateClientCertificateResponseObject, error) {
+// CreateInstanceClientCertificate allows a client certificate.
+func (h *handlers) CreateInstanceClientCertificate(ctx context.Context, request server.CreateInstanceClientCertificateRequestObject) (server.CreateInstanceClientCertificateResponseObject, error) {
 	instance, err := h.instance(ctx, request.ID)
 	if err != nil {
 		return nil, err
@@ -53,14 +53,14 @@ func (h *handlers) CreateClientCertificate(ctx context.Context, request server.C
 	if err != nil {
 		return nil, err
 	}
-	return server.CreateClientCertificate201JSONResponse{
+	return server.CreateInstanceClientCertificate201JSONResponse{
 		Body:    certificateModel(added, nodes),
-		Headers: server.CreateClientCertificate201ResponseHeaders{Location: "/v1/instances/" + string(instance.ID) + "/client_certificates/" + added.ID},
+		Headers: server.CreateInstanceClientCertificate201ResponseHeaders{Location: "/v1/instances/" + string(instance.ID) + "/client_certificates/" + added.ID},
 	}, nil
 }
 
-// ListClientCertificates lists an instance's client certificates.
-func (h *handlers) ListClientCertificates(ctx context.Context, request server.ListClientCertificatesRequestObject) (server.ListClientCertificatesResponseObject, error) {
+// ListInstanceClientCertificates lists an instance's client certificates.
+func (h *handlers) ListInstanceClientCertificates(ctx context.Context, request server.ListInstanceClientCertificatesRequestObject) (server.ListInstanceClientCertificatesResponseObject, error) {
 	if !identifier.MatchString(request.ID) {
 		return nil, errNoInstance
 	}
@@ -76,11 +76,11 @@ func (h *handlers) ListClientCertificates(ctx context.Context, request server.Li
 	for _, c := range all {
 		list = append(list, certificateModel(c, nodes))
 	}
-	return server.ListClientCertificates200JSONResponse{ClientCertificates: list}, nil
+	return server.ListInstanceClientCertificates200JSONResponse{ClientCertificates: list}, nil
 }
 
-// DeleteClientCertificate removes a client certificate.
-func (h *handlers) DeleteClientCertificate(ctx context.Context, request server.DeleteClientCertificateRequestObject) (server.DeleteClientCertificateResponseObject, error) {
+// DeleteInstanceClientCertificate removes a client certificate.
+func (h *handlers) DeleteInstanceClientCertificate(ctx context.Context, request server.DeleteInstanceClientCertificateRequestObject) (server.DeleteInstanceClientCertificateResponseObject, error) {
 	instance, err := h.instance(ctx, request.ID)
 	if err != nil {
 		return nil, err
@@ -95,13 +95,13 @@ func (h *handlers) DeleteClientCertificate(ctx context.Context, request server.D
 		}
 		return nil, err
 	}
-	return server.DeleteClientCertificate204Response{}, nil
+	return server.DeleteInstanceClientCertificate204Response{}, nil
 }
 
 func certificateModel(c pg.Certificate, nodes []pg.Node) api.ClientCertificate {
 	return api.ClientCertificate{
 		ID: c.ID, Name: c.Name, Fingerprint: c.Fingerprint.String(),
-		Certificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.DER})),
+		Certificate: certificatePEM(c.DER),
 		NotBefore:   timestamp(c.NotBefore), NotAfter: timestamp(c.NotAfter), CreatedAt: timestamp(c.CreatedAt),
 		InForce: inForce(nodes, c.Revision),
 	}

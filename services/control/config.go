@@ -14,10 +14,10 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
-	"github.com/kmip-for-vmware/kmip/api"
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/iam"
 	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
+	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
@@ -51,13 +51,17 @@ type Config struct {
 	// DedicatedEndpoints says where instances with an endpoint of their own are
 	// reached, "domain:first port-last port": each gets a name below the domain
 	// and a port of the range, as advertised. Without it there are none, and so
-	// no instances on HPCS. With it, CAKeyFile and CertificateFile are needed.
+	// no instances on HPCS. With it, CAKeyFile is needed.
 	DedicatedEndpoints string `env:"KMIP_DEDICATED_ENDPOINTS"`
+	// PublicURL is where customers reach the API, "https://host[:port]"; it
+	// begins the links in answers. Without it they begin as the request did, in
+	// plain HTTP.
+	PublicURL string `env:"KMIP_PUBLIC_URL"`
 	// CAKeyFile holds, in PEM, the key of CAFile's certificate; it signs server
 	// certificates for instances' own names.
 	CAKeyFile string `env:"KMIP_CA_KEY_FILE"`
-	// CertificateFile is the nodes' shared server certificate, in PEM; those
-	// for instances' own names are over the same key.
+	// CertificateFile is the nodes' shared server certificate, in PEM, which the
+	// authority has signed; those for instances' own names are over the same key.
 	CertificateFile string `env:"KMIP_TLS_CERTIFICATE_FILE"`
 	// ServiceAPIKeyFile holds the API key of the operator's own service ID,
 	// which belongs to the IAM service vmware-solutions: with it instances reach
@@ -73,8 +77,10 @@ func ReadConfig(environment map[string]string) (Config, error) {
 
 // parts is what the settings stand for.
 type parts struct {
-	endpoints api.EndpointCollection // the shared ones
-	dedicated *dedicated             // nil: there are none
+	public    *url.URL      // nil: not told
+	endpoints []pg.Endpoint // the shared ones
+	authority *x509.Certificate
+	dedicated *dedicated // nil: there are none
 	iam       iam.Config
 	manager   keyManagers
 }
@@ -127,7 +133,7 @@ func (c Config) check() (parts, error) {
 		}
 	}
 	p.manager = keyManagers{
-		ring: c.keyring, authorized: service != nil,
+		ring: c.keyring, authorized: service != nil, served: addresses.Serves,
 		open: func(ring *secret.Keyring, t *tenant.Tenant) (engine.KeyManager, error) {
 			factory := &keyprotect.Factory{
 				Endpoints: addresses, Keyring: ring, Service: service,
@@ -139,20 +145,34 @@ func (c Config) check() (parts, error) {
 	if _, err := c.keyring(); err != nil {
 		problems = append(problems, err)
 	}
-	if p.endpoints.Endpoints, err = parseSharedEndpoints(c.SharedEndpoints); err != nil {
+	if p.endpoints, err = parseSharedEndpoints(c.SharedEndpoints); err != nil {
 		problem("KMIP_SHARED_ENDPOINTS", "%w; set it to name:port,name:port, the host names in lower case", err)
 	}
-	ca, err := readCertificate(c.CAFile)
-	if err != nil {
+	if p.authority, err = readCertificate(c.CAFile); err != nil {
 		problem("KMIP_CA_FILE", "%w; set it to a PEM file with the certificate of the nodes' authority", err)
-	} else {
-		p.endpoints.CACertificate = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw}))
 	}
-	if c.DedicatedEndpoints != "" && ca != nil {
-		p.dedicated, err = c.readDedicated(ca)
+	shared, err := readCertificate(c.CertificateFile)
+	if err == nil && p.authority != nil {
+		err = shared.CheckSignatureFrom(p.authority)
+	}
+	if err != nil {
+		problem("KMIP_TLS_CERTIFICATE_FILE", "%w; set it to the nodes' shared server certificate, which KMIP_CA_FILE's has signed", err)
+	} else {
+		for i := range p.endpoints {
+			p.endpoints[i].ServerCertificate = shared.Raw
+		}
+	}
+	if c.PublicURL != "" {
+		p.public, err = url.Parse(strings.TrimSuffix(c.PublicURL, "/"))
+		if err != nil || p.public.Scheme != "https" && p.public.Scheme != "http" || p.public.Host == "" || p.public.String() != p.public.Scheme+"://"+p.public.Host {
+			problem("KMIP_PUBLIC_URL", "%q is not the URL of a host; set it to https://host or https://host:port, or leave it out", c.PublicURL)
+		}
+	}
+	if c.DedicatedEndpoints != "" && p.authority != nil && shared != nil {
+		p.dedicated, err = c.readDedicated(p.authority, shared.PublicKey)
 		problems = append(problems, err)
-		for _, e := range p.endpoints.Endpoints {
-			if e.Port >= int32(p.dedicated.first) && e.Port <= int32(p.dedicated.last) {
+		for _, e := range p.endpoints {
+			if e.Port >= p.dedicated.first && e.Port <= p.dedicated.last {
 				problem("KMIP_DEDICATED_ENDPOINTS", "its ports hold %d, a port of KMIP_SHARED_ENDPOINTS, where no instance may be alone; set it to a range without that", e.Port)
 			}
 		}
@@ -179,18 +199,18 @@ func (c Config) keyring() (*secret.Keyring, error) {
 }
 
 // parseSharedEndpoints reads "name:port,name:port".
-func parseSharedEndpoints(text string) ([]api.Endpoint, error) {
+func parseSharedEndpoints(text string) ([]pg.Endpoint, error) {
 	if text == "" {
 		return nil, errors.New("not set")
 	}
-	var all []api.Endpoint
+	var all []pg.Endpoint
 	for part := range strings.SplitSeq(text, ",") {
 		host, number, err := net.SplitHostPort(strings.TrimSpace(part))
 		port, portErr := strconv.ParseUint(number, 10, 16)
 		if err != nil || portErr != nil || port == 0 || !hostNameForm.MatchString(host) {
 			return nil, fmt.Errorf("%q is not a host name and port", part)
 		}
-		all = append(all, api.Endpoint{Hostname: host, Port: int32(port)}) //nolint:gosec // 16 bits
+		all = append(all, pg.Endpoint{HostName: host, Port: uint16(port)})
 	}
 	return all, nil
 }

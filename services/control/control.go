@@ -54,10 +54,12 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 		return nil, err
 	}
 	reg := obs.NewRegistry()
+	instances := pg.NewInstances(c.pool)
 	c.api = newAPI(&handlers{
-		instances: pg.NewInstances(c.pool), region: config.Region, endpoints: p.endpoints, dedicated: p.dedicated,
-		manager: p.manager, now: time.Now,
-	}, observe(log, newRequestSeconds(reg)), verifier.Verify)
+		instances: instances, region: config.Region, public: p.public, endpoints: p.endpoints, authority: p.authority,
+		dedicated: p.dedicated,
+		manager:   p.manager, now: time.Now,
+	}, observe(log, newRequestSeconds(reg)), &gate{verify: verifier.Verify, limits: newLimits(time.Now), once: instances.Once})
 	c.admin = newAdmin(obs.Admin(reg, c.ready))
 	return c, nil
 }
@@ -115,9 +117,6 @@ func newAdmin(health http.Handler) http.Handler {
 	for _, pattern := range adminRoutes {
 		mux.Handle(pattern, health)
 	}
-	mux.HandleFunc("GET /openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/yaml")
-		_, _ = w.Write([]byte(api.AdminDocument)) // an error means that the caller left
-	})
+	mux.Handle(documentRoute, document(api.AdminDocument))
 	return mux
 }

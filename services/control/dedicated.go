@@ -28,19 +28,19 @@ type dedicated struct {
 	first     uint16 // of the advertised ports
 	last      uint16
 	authority *x509.Certificate
-	signer    crypto.Signer // the authority's
-	nodes     crypto.PublicKey
+	signer    crypto.Signer    // the authority's
+	nodes     crypto.PublicKey // the shared server certificate's
 	now       func() time.Time
 }
 
 // readDedicated reads the settings for dedicated endpoints and returns all
 // problems at once.
-func (c Config) readDedicated(authority *x509.Certificate) (*dedicated, error) {
+func (c Config) readDedicated(authority *x509.Certificate, nodes crypto.PublicKey) (*dedicated, error) {
 	var problems []error
 	problem := func(variable, format string, args ...any) {
 		problems = append(problems, fmt.Errorf(variable+": "+format, args...))
 	}
-	d := &dedicated{authority: authority, now: time.Now}
+	d := &dedicated{authority: authority, nodes: nodes, now: time.Now}
 	if !d.parse(c.DedicatedEndpoints) {
 		problem("KMIP_DEDICATED_ENDPOINTS", "%q is no domain with a range of ports; set it to domain:first-last, for example kmip.example.com:20000-29999", c.DedicatedEndpoints)
 	}
@@ -50,13 +50,6 @@ func (c Config) readDedicated(authority *x509.Certificate) (*dedicated, error) {
 	}
 	if err != nil {
 		problem("KMIP_CA_KEY_FILE", "%w; set it to a PEM file with the key of KMIP_CA_FILE's certificate", err)
-	}
-	shared, err := readCertificate(c.CertificateFile)
-	if err == nil {
-		d.nodes, err = shared.PublicKey, shared.CheckSignatureFrom(authority)
-	}
-	if err != nil {
-		problem("KMIP_TLS_CERTIFICATE_FILE", "%w; set it to the nodes' shared server certificate, which KMIP_CA_FILE's has signed", err)
 	}
 	return d, errors.Join(problems...)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net/http"
 	"net/netip"
@@ -65,7 +66,7 @@ func hpcsBody(account string) string {
 // a host name, a port and a server certificate that nobody else has.
 func TestDedicatedEndpoint(t *testing.T) {
 	c := start(t)
-	seen := map[api.Endpoint]bool{}
+	seen := map[string]bool{}
 	for _, account := range []string{account, stranger} {
 		made := read[api.Instance](t, c.as(t, account, "POST", "/v1/instances", "{}"), http.StatusAccepted)
 		path := "/v1/instances/" + made.ID
@@ -87,7 +88,8 @@ func TestDedicatedEndpoint(t *testing.T) {
 			if len(own.Endpoints) != 1 || own.Endpoints[0].Hostname != made.ID+".kmip.test" || own.CACertificate != shared.CACertificate {
 				t.Fatalf("own endpoints: %+v", own)
 			}
-			seen[own.Endpoints[0]] = true
+			provesItself(t, own.Endpoints[0], own.CACertificate)
+			seen[fmt.Sprint(own.Endpoints[0])] = true
 			read[api.KeyManager](t, c.as(t, account, "PUT", path+"/key_manager", keyManagerBody(map[string]any{"instance_crn": kmsCRN(account)})), http.StatusOK)
 		}
 		c.hasServerCertificate(t, made.ID+".kmip.test", shared.CACertificate)

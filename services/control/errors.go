@@ -41,6 +41,9 @@ var answers = [...]answer{
 	fault.Corrupt:            {http.StatusInternalServerError, api.ErrorCodeInternalError},
 }
 
+// moreInfo is the page that says what each code means.
+const moreInfo = "https://github.com/kmip-for-vmware/kmip/blob/main/docs/api.md#errors"
+
 // locatedError is a failure that lies in one named part of the request.
 type locatedError struct {
 	target api.ErrorTarget
@@ -53,6 +56,16 @@ func (l *locatedError) Unwrap() error { return l.err }
 // inField says that a field of the body is wrong.
 func inField(name string, kind fault.Kind, format string, args ...any) error {
 	return &locatedError{api.ErrorTarget{Type: api.ErrorTargetTypeField, Name: name}, fault.Newf(kind, format, args...)}
+}
+
+// inParameter says that a query parameter is wrong.
+func inParameter(name, format string, args ...any) error {
+	return &locatedError{api.ErrorTarget{Type: api.ErrorTargetTypeParameter, Name: name}, fault.Newf(fault.Invalid, format, args...)}
+}
+
+// inHeader says that a header is wrong.
+func inHeader(name string, kind fault.Kind, format string, args ...any) error {
+	return &locatedError{api.ErrorTarget{Type: api.ErrorTargetTypeHeader, Name: name}, fault.Newf(kind, format, args...)}
 }
 
 // httpError is a failure that only HTTP knows, so that it has no kind.
@@ -80,6 +93,7 @@ func fail(w http.ResponseWriter, r *http.Request, err error) {
 		if container.StatusCode == 0 {
 			container.StatusCode = int32(status) //nolint:gosec // three digits
 		}
+		entry.MoreInfo = moreInfo
 		container.Errors = append(container.Errors, entry)
 	}
 	if container.StatusCode == http.StatusUnauthorized {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"strconv"
 	"time"
@@ -25,6 +26,7 @@ const maxURI = 8000
 // and for error answers. It belongs to the request's goroutine.
 type exchange struct {
 	trace   string // X-Correlation-ID
+	url     *url.URL
 	caller  iam.Identity
 	action  string // IAM action of the route
 	failure error
@@ -55,7 +57,10 @@ func observe(log *slog.Logger, seconds *prometheus.HistogramVec) func(http.Handl
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			began := time.Now()
-			x := &exchange{trace: w.Header().Get(obs.CorrelationIDHeader)}
+			x := &exchange{
+				trace: w.Header().Get(obs.CorrelationIDHeader),
+				url:   &url.URL{Scheme: "http", Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery},
+			}
 			w.Header().Set("Cache-Control", "no-store")
 			w.Header().Set("X-Content-Type-Options", "nosniff")
 			r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
@@ -90,7 +95,7 @@ func observe(log *slog.Logger, seconds *prometheus.HistogramVec) func(http.Handl
 func record(log *slog.Logger, seconds *prometheus.HistogramVec, r *http.Request, ww middleware.WrapResponseWriter, took time.Duration) {
 	x := exchangeOf(r.Context())
 	pattern := routeOf(r)
-	if _, known := routes[pattern]; !known {
+	if _, known := routes[pattern]; !known && pattern != documentRoute {
 		pattern = "unmatched"
 	}
 	seconds.WithLabelValues(pattern, strconv.Itoa(ww.Status())).Observe(took.Seconds())

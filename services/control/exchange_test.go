@@ -39,7 +39,7 @@ func TestRouteOutsideTheTableIsRefused(t *testing.T) {
 	var log bytes.Buffer
 	root := chi.NewRouter()
 	root.Use(obs.WithRequestID, observe(obs.NewLogger(&log, "test"), newRequestSeconds(prometheus.NewRegistry())))
-	root.With(guard(nil)).Get("/v1/forgotten", func(http.ResponseWriter, *http.Request) { t.Error("reached") })
+	root.With((&gate{}).guard).Get("/v1/forgotten", func(http.ResponseWriter, *http.Request) { t.Error("reached") })
 	w := httptest.NewRecorder()
 	root.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/forgotten", nil))
 	if w.Code != http.StatusInternalServerError || !strings.Contains(log.String(), "is not in the table") {

@@ -7,12 +7,15 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// Routes returns what the customer listener routes, sorted.
+// Routes returns what the customer listener routes besides its document,
+// sorted.
 func Routes() []string {
 	var all []string
-	handler := newAPI(&handlers{}, func(next http.Handler) http.Handler { return next }, nil)
+	handler := newAPI(&handlers{}, func(next http.Handler) http.Handler { return next }, &gate{})
 	_ = chi.Walk(handler.(chi.Routes), func(method, route string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
-		all = append(all, method+" "+route)
+		if method+" "+route != documentRoute {
+			all = append(all, method+" "+route)
+		}
 		return nil
 	})
 	slices.Sort(all)
@@ -29,9 +32,6 @@ func TableRoutes() []string {
 	return all
 }
 
-// AdminRoutes returns what the admin listener routes, sorted.
-func AdminRoutes() []string {
-	all := append([]string{"GET /openapi.yaml"}, adminRoutes...)
-	slices.Sort(all)
-	return all
-}
+// AdminRoutes returns what the admin listener routes besides its document,
+// sorted.
+func AdminRoutes() []string { return slices.Sorted(slices.Values(adminRoutes)) }

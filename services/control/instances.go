@@ -3,9 +3,10 @@ package control
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"errors"
+	"net/url"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,8 +23,10 @@ import (
 type handlers struct {
 	instances *pg.Instances
 	region    string
-	endpoints api.EndpointCollection // the cell's shared ones
-	dedicated *dedicated             // nil: no instance has its own
+	public    *url.URL      // of this API, as customers reach it; nil: as the request did
+	endpoints []pg.Endpoint // the cell's shared ones, in the order to enter them in vCenter
+	authority *x509.Certificate
+	dedicated *dedicated // nil: no instance has its own
 	manager   keyManagers
 	now       func() time.Time
 }
@@ -40,16 +43,36 @@ const maxName = 63 // characters
 // errNoInstance is the answer for an unknown and for a foreign instance alike.
 var errNoInstance = fault.New(fault.NotFound, "Your account has no instance with this id. GET /v1/instances lists those it has.")
 
-// GetDocument returns the customer API's document.
-func (h *handlers) GetDocument(context.Context, server.GetDocumentRequestObject) (server.GetDocumentResponseObject, error) {
-	return server.GetDocument200ApplicationYamlResponse{
-		Body: strings.NewReader(api.CustomerDocument), ContentLength: int64(len(api.CustomerDocument)),
-	}, nil
-}
-
-// ListInstances lists the account's instances.
-func (h *handlers) ListInstances(ctx context.Context, _ server.ListInstancesRequestObject) (server.ListInstancesResponseObject, error) {
-	all, err := h.instances.List(ctx, exchangeOf(ctx).caller.Account)
+// ListInstances lists a page of the account's instances.
+func (h *handlers) ListInstances(ctx context.Context, request server.ListInstancesRequestObject) (server.ListInstancesResponseObject, error) {
+	limit, err := pageLimit(request.Params.Limit)
+	filter := pg.Filter{Limit: limit + 1} // one more tells that there is another page
+	problems := []error{err}
+	if name := request.Params.Name; name != nil {
+		filter.Name = *name
+		if len(*name) > maxName || !nameForm.MatchString(*name) {
+			problems = append(problems, inParameter("name", "Query parameter `name` can't be an instance's name. Correct its spelling."))
+		}
+	}
+	if status := request.Params.Status; status != nil {
+		filter.Status = pg.Status(*status)
+		if !status.Valid() {
+			problems = append(problems, inParameter("status", "Query parameter `status` has to be installing, inactive, configuring, installed or removing."))
+		}
+	}
+	if start := request.Params.Start; start != nil {
+		filter.After = tenant.ID(*start)
+		if !identifier.MatchString(*start) {
+			problems = append(problems, errStart)
+		}
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, err
+	}
+	found, total, err := h.instances.List(ctx, exchangeOf(ctx).caller.Account, filter)
+	if fault.KindOf(err) == fault.NotFound {
+		return nil, errStart
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -57,11 +80,19 @@ func (h *handlers) ListInstances(ctx context.Context, _ server.ListInstancesRequ
 	if err != nil {
 		return nil, err
 	}
-	list := make([]api.Instance, 0, len(all))
-	for _, i := range all {
-		list = append(list, instanceModel(i, nodes))
+	page := api.InstanceCollection{
+		Instances: []api.Instance{}, Limit: int32(limit), TotalCount: int32(total), //nolint:gosec // a page; a count of rows
+		First: api.PageLink{Href: h.pageURL(ctx, "", limit)},
 	}
-	return server.ListInstances200JSONResponse{Instances: list}, nil
+	if len(found) > limit {
+		found = found[:limit]
+		last := string(found[limit-1].ID)
+		page.Next = &api.NextPageLink{Href: h.pageURL(ctx, last, limit), Start: last}
+	}
+	for _, i := range found {
+		page.Instances = append(page.Instances, instanceModel(i, nodes))
+	}
+	return server.ListInstances200JSONResponse(page), nil
 }
 
 // CreateInstance creates an instance. One transaction does it, so it never
@@ -92,14 +123,11 @@ func (h *handlers) CreateInstance(ctx context.Context, request server.CreateInst
 		case err != nil:
 			return nil, err
 		}
-		nodes, err := h.instances.Nodes(ctx)
-		if err != nil {
-			return nil, err
-		}
+		body, tag, err := h.show(ctx, made)
 		return server.CreateInstance202JSONResponse{
-			Body:    instanceModel(made, nodes),
-			Headers: server.CreateInstance202ResponseHeaders{Location: "/v1/instances/" + string(made.ID)},
-		}, nil
+			Body:    body,
+			Headers: server.CreateInstance202ResponseHeaders{ETag: tag, Location: "/v1/instances/" + string(made.ID)},
+		}, err
 	}
 }
 
@@ -109,11 +137,33 @@ func (h *handlers) GetInstance(ctx context.Context, request server.GetInstanceRe
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := h.instances.Nodes(ctx)
+	body, tag, err := h.show(ctx, instance)
+	return server.GetInstance200JSONResponse{Body: body, Headers: server.GetInstance200ResponseHeaders{ETag: tag}}, err
+}
+
+// UpdateInstance renames an instance.
+func (h *handlers) UpdateInstance(ctx context.Context, request server.UpdateInstanceRequestObject) (server.UpdateInstanceResponseObject, error) {
+	instance, err := h.instance(ctx, request.ID)
 	if err != nil {
 		return nil, err
 	}
-	return server.GetInstance200JSONResponse(instanceModel(instance, nodes)), nil
+	match, err := matches(&request.Params.IfMatch)
+	name := instance.Name // an empty patch changes nothing
+	if request.Body.Name != nil {
+		name = *request.Body.Name
+	}
+	if err := errors.Join(err, checkName(name)); err != nil {
+		return nil, err
+	}
+	renamed, err := h.instances.Rename(ctx, instance.Account, instance.ID, name, match)
+	switch {
+	case errors.Is(err, pg.ErrNameTaken):
+		return nil, inField("name", fault.Exists, "Your account has an instance named `%s` already. Choose another name.", name)
+	case err != nil:
+		return nil, refused(err)
+	}
+	body, tag, err := h.show(ctx, renamed)
+	return server.UpdateInstance200JSONResponse{Body: body, Headers: server.UpdateInstance200ResponseHeaders{ETag: tag}}, err
 }
 
 // DeleteInstance deletes an instance; its keys stay in the key manager.
@@ -121,27 +171,39 @@ func (h *handlers) DeleteInstance(ctx context.Context, request server.DeleteInst
 	if !identifier.MatchString(request.ID) {
 		return nil, errNoInstance
 	}
-	if err := h.instances.Delete(ctx, exchangeOf(ctx).caller.Account, tenant.ID(request.ID)); err != nil {
-		return nil, orNoInstance(err)
+	match, err := matches(request.Params.IfMatch)
+	if err != nil {
+		return nil, err
 	}
-	return server.DeleteInstance204Response{}, nil
+	deleted, err := h.instances.Delete(ctx, exchangeOf(ctx).caller.Account, tenant.ID(request.ID), match)
+	if err != nil {
+		return nil, refused(err)
+	}
+	body, tag, err := h.show(ctx, deleted)
+	return server.DeleteInstance202JSONResponse{Body: body, Headers: server.DeleteInstance202ResponseHeaders{ETag: tag}}, err
 }
 
-// ListEndpoints returns the addresses to enter in vCenter.
-func (h *handlers) ListEndpoints(ctx context.Context, request server.ListEndpointsRequestObject) (server.ListEndpointsResponseObject, error) {
+// RestoreInstance restores a deleted instance.
+func (h *handlers) RestoreInstance(ctx context.Context, request server.RestoreInstanceRequestObject) (server.RestoreInstanceResponseObject, error) {
 	instance, err := h.instance(ctx, request.ID)
-	if err != nil || instance.Shared {
-		return server.ListEndpoints200JSONResponse(h.endpoints), err
-	}
-	own, err := h.instances.ListEndpoints(ctx, instance.Account, instance.ID)
 	if err != nil {
-		return nil, orNoInstance(err)
+		return nil, err
 	}
-	collection := api.EndpointCollection{CACertificate: h.endpoints.CACertificate}
-	for _, e := range own {
-		collection.Endpoints = append(collection.Endpoints, api.Endpoint{Hostname: e.HostName, Port: int32(e.Port)})
+	restored, err := h.instances.Restore(ctx, instance.Account, instance.ID)
+	switch {
+	case errors.Is(err, pg.ErrNameTaken):
+		return nil, fault.Newf(fault.Exists, "Your account has another instance named `%s` by now. Rename or delete that one, then restore this one.", instance.Name)
+	case err != nil:
+		return nil, refused(err)
 	}
-	return server.ListEndpoints200JSONResponse(collection), nil
+	body, _, err := h.show(ctx, restored)
+	return server.RestoreInstance202JSONResponse(body), err
+}
+
+// show returns an instance as the API shows it, with its entity tag.
+func (h *handlers) show(ctx context.Context, i pg.Instance) (api.Instance, string, error) {
+	nodes, err := h.instances.Nodes(ctx)
+	return instanceModel(i, nodes), etag(i), err
 }
 
 // instance returns the caller's instance with an id, or errNoInstance.
@@ -159,6 +221,14 @@ func orNoInstance(err error) error {
 		return errNoInstance
 	}
 	return err
+}
+
+// refused gives what a store refused the sentence for the customer.
+func refused(err error) error {
+	if errors.Is(err, pg.ErrStale) {
+		return errStale
+	}
+	return orNoInstance(err)
 }
 
 // inForce says on how many nodes a revision is in force.
@@ -182,6 +252,10 @@ func instanceModel(i pg.Instance, nodes []pg.Node) api.Instance {
 		Suspended: i.Suspended, InForce: inForce(nodes, i.Revision),
 		CRN:       (&tenant.Tenant{ID: i.ID, Account: i.Account}).CRN(i.Region),
 		CreatedAt: timestamp(i.CreatedAt), UpdatedAt: timestamp(i.UpdatedAt),
+	}
+	if !i.RestorableUntil.IsZero() {
+		until := timestamp(i.RestorableUntil)
+		model.RestorableUntil = &until
 	}
 	if i.KeyManager != nil {
 		settings := keyManagerModel(*i.KeyManager)

@@ -33,12 +33,13 @@ const maxCRN = 512
 type keyManagers struct {
 	ring       func() (*secret.Keyring, error) // the operator's set as it is now
 	authorized bool                            // service authorizations serve in place of API keys
+	served     func(service, region string) bool
 	open       func(*secret.Keyring, *tenant.Tenant) (engine.KeyManager, error)
 }
 
-// ReplaceKeyManager tries the given settings and stores them if the key
+// ReplaceInstanceKeyManager tries the given settings and stores them if the key
 // manager carries out every action that the service needs.
-func (h *handlers) ReplaceKeyManager(ctx context.Context, request server.ReplaceKeyManagerRequestObject) (server.ReplaceKeyManagerResponseObject, error) {
+func (h *handlers) ReplaceInstanceKeyManager(ctx context.Context, request server.ReplaceInstanceKeyManagerRequestObject) (server.ReplaceInstanceKeyManagerResponseObject, error) {
 	instance, err := h.instance(ctx, request.ID)
 	if err != nil {
 		return nil, err
@@ -70,7 +71,7 @@ func (h *handlers) ReplaceKeyManager(ctx context.Context, request server.Replace
 	if _, err := h.instances.SetKeyManager(ctx, instance.Account, instance.ID, settings, own); err != nil {
 		return nil, orNoInstance(err)
 	}
-	return server.ReplaceKeyManager200JSONResponse(keyManagerModel(settings)), nil
+	return server.ReplaceInstanceKeyManager200JSONResponse(keyManagerModel(settings)), nil
 }
 
 // check lets the key manager carry out every needed action once. A refusal is

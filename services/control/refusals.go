@@ -26,8 +26,8 @@ var remedies = map[tenant.Cause]string{
 // otherRemedy is for causes that lie in the node.
 const otherRemedy = "The node had no room for the connection. The operator of the service sees this too."
 
-// ListRefusals lists who was turned away at an instance's own name or port.
-func (h *handlers) ListRefusals(ctx context.Context, request server.ListRefusalsRequestObject) (server.ListRefusalsResponseObject, error) {
+// ListInstanceRefusals lists who was turned away at an instance's own name or port.
+func (h *handlers) ListInstanceRefusals(ctx context.Context, request server.ListInstanceRefusalsRequestObject) (server.ListInstanceRefusalsResponseObject, error) {
 	if !identifier.MatchString(request.ID) {
 		return nil, errNoInstance
 	}
@@ -57,5 +57,5 @@ func (h *handlers) ListRefusals(ctx context.Context, request server.ListRefusals
 		}
 		list = append(list, model)
 	}
-	return server.ListRefusals200JSONResponse{Refusals: list}, nil
+	return server.ListInstanceRefusals200JSONResponse{Refusals: list}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/kmip-for-vmware/kmip/api"
+	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/services/control/server"
 )
@@ -31,14 +33,19 @@ const (
 	checksDeadline = checkDeadline + quick
 	smallBody      = 4 << 10
 	pemBody        = 32 << 10 // the PEM's 16 KiB, escaped, and a name
+	checkCost      = 4
 )
 
-// route is who may use a route, and its limits.
+// route is who may use a route, what requests to it may hold, and its limits.
 type route struct {
-	action   string        // empty: open to everyone, without a token
-	deadline time.Duration // from the last byte of the headers to the answer
-	maxBody  int64         // bytes; 0: no body is read
-	body     func() any    // the body's type, for strict decoding
+	action      string        // empty: every identity that is verified
+	deadline    time.Duration // from the last byte of the headers to the answer
+	maxBody     int64         // bytes; 0: no body is read
+	body        func() any    // the body's type, for strict decoding
+	query       []string      // the query parameters that it knows
+	conditional bool          // takes If-Match
+	creates     bool          // takes Idempotency-Key; acts on the database alone
+	cost        int           // of the account's limit; 0: one request's
 }
 
 // routes holds every route of the customer API. A request that is not in it is
@@ -48,18 +55,25 @@ type route struct {
 // in the access log: the roles behind it are not evaluated, and any verified
 // identity of an account may do everything with that account's instances.
 var routes = map[string]route{
-	"GET /v1/instances":                                              {action: viewInstances, deadline: quick},
-	"POST /v1/instances":                                             {action: createInstances, deadline: quick, maxBody: smallBody, body: bodyOf[api.InstancePrototype]},
+	"GET /v1/regions":                                                {deadline: quick},
+	"GET /v1/key_estimate":                                           {deadline: quick, query: []string{"encrypted_vms", "vsphere_clusters", "vsan_clusters"}},
+	"GET /v1/instances":                                              {action: viewInstances, deadline: quick, query: []string{"name", "status", "start", "limit"}},
+	"POST /v1/instances":                                             {action: createInstances, deadline: quick, maxBody: smallBody, body: bodyOf[api.InstancePrototype], creates: true},
 	"GET /v1/instances/{id}":                                         {action: viewInstances, deadline: quick},
-	"DELETE /v1/instances/{id}":                                      {action: deleteInstances, deadline: quick},
-	"PUT /v1/instances/{id}/key_manager":                             {action: updateAccount, deadline: checksDeadline, maxBody: smallBody, body: bodyOf[api.KeyManagerPrototype]},
+	"PATCH /v1/instances/{id}":                                       {action: updateInstances, deadline: quick, maxBody: smallBody, body: bodyOf[api.InstancePatch], conditional: true},
+	"DELETE /v1/instances/{id}":                                      {action: deleteInstances, deadline: quick, conditional: true},
+	"POST /v1/instances/{id}/restore":                                {action: createInstances, deadline: quick},
+	"PUT /v1/instances/{id}/key_manager":                             {action: updateAccount, deadline: checksDeadline, maxBody: smallBody, body: bodyOf[api.KeyManagerPrototype], cost: checkCost},
 	"GET /v1/instances/{id}/endpoints":                               {action: viewInstances, deadline: quick},
 	"GET /v1/instances/{id}/refusals":                                {action: viewInstances, deadline: quick},
 	"GET /v1/instances/{id}/client_certificates":                     {action: viewInstances, deadline: quick},
-	"POST /v1/instances/{id}/client_certificates":                    {action: updateInstances, deadline: quick, maxBody: pemBody, body: bodyOf[api.ClientCertificatePrototype]},
+	"POST /v1/instances/{id}/client_certificates":                    {action: updateInstances, deadline: quick, maxBody: pemBody, body: bodyOf[api.ClientCertificatePrototype], creates: true},
 	"DELETE /v1/instances/{id}/client_certificates/{certificate_id}": {action: updateInstances, deadline: quick},
-	"GET /openapi.yaml":                                              {deadline: quick},
 }
+
+// documentRoute is the one route beside the table: it needs no token, takes
+// anything and does nothing.
+const documentRoute = "GET /openapi.yaml"
 
 func bodyOf[T any]() any { return new(T) }
 
@@ -69,7 +83,7 @@ func routeOf(r *http.Request) string {
 }
 
 // newAPI returns the handler of the customer listener.
-func newAPI(h *handlers, outer func(http.Handler) http.Handler, verify Verify) http.Handler {
+func newAPI(h *handlers, outer func(http.Handler) http.Handler, g *gate) http.Handler {
 	root := chi.NewRouter()
 	root.Use(obs.WithRequestID, outer)
 	root.NotFound(func(w http.ResponseWriter, r *http.Request) {
@@ -80,7 +94,7 @@ func newAPI(h *handlers, outer func(http.Handler) http.Handler, verify Verify) h
 	})
 	root.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		var allowed []string
-		for _, method := range []string{http.MethodDelete, http.MethodGet, http.MethodPost, http.MethodPut} {
+		for _, method := range []string{http.MethodDelete, http.MethodGet, http.MethodPatch, http.MethodPost, http.MethodPut} {
 			if root.Match(chi.NewRouteContext(), method, r.URL.Path) {
 				allowed = append(allowed, method)
 			}
@@ -91,78 +105,132 @@ func newAPI(h *handlers, outer func(http.Handler) http.Handler, verify Verify) h
 			message: "This path allows " + strings.Join(allowed, ", ") + ".",
 		})
 	})
+	root.Method(http.MethodGet, "/openapi.yaml", document(api.CustomerDocument))
 	strict := server.NewStrictHandlerWithOptions(h, nil, server.StrictHTTPServerOptions{
 		RequestErrorHandlerFunc: fail, ResponseErrorHandlerFunc: fail,
 	})
 	server.HandlerWithOptions(strict, server.ChiServerOptions{
-		BaseRouter: root.With(guard(verify)), ErrorHandlerFunc: fail,
+		BaseRouter: root.With(g.guard), ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) { fail(w, r, unbound(err)) },
 	})
 	return root
 }
 
-// guard holds every request to its route's entry in the table.
-func guard(verify Verify) func(http.Handler) http.Handler {
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			rt, known := routes[routeOf(r)]
-			if !known {
-				fail(w, r, fmt.Errorf("route %s is not in the table", routeOf(r)))
-				return
-			}
-			ctx, cancel := context.WithTimeout(r.Context(), rt.deadline)
-			defer cancel()
-			r = r.WithContext(ctx)
-			if err := admit(w, r, rt, verify); err != nil {
-				fail(w, r, err)
-				return
-			}
-			next.ServeHTTP(w, r)
-		})
+// document serves an OpenAPI document.
+func document(text string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/yaml")
+		_, _ = w.Write([]byte(text)) // an error means that the caller left
 	}
 }
 
-// admit checks caller, query, headers and body, in this order.
-func admit(w http.ResponseWriter, r *http.Request, rt route, verify Verify) error {
-	if rt.action != "" {
-		if err := authenticate(r, rt.action, verify); err != nil {
-			return err
+// gate lets a request through to its handler.
+type gate struct {
+	verify Verify
+	limits *limits
+	once   once
+}
+
+// guard holds every request to its route's entry in the table.
+func (g *gate) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rt, known := routes[routeOf(r)]
+		if !known {
+			fail(w, r, fmt.Errorf("route %s is not in the table", routeOf(r)))
+			return
 		}
-	}
-	if r.URL.RawQuery != "" {
-		return unknownParameter(r)
-	}
-	if r.Method != http.MethodGet {
-		for _, name := range []string{"If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"} {
-			if r.Header.Get(name) != "" {
-				return &httpError{
-					answer:  answer{http.StatusBadRequest, api.ErrorCodeBadRequest},
-					target:  &api.ErrorTarget{Type: api.ErrorTargetTypeHeader, Name: name},
-					message: fmt.Sprintf("Conditional requests are not supported. Leave out the header `%s`.", name),
-				}
-			}
+		ctx, cancel := context.WithTimeout(r.Context(), rt.deadline)
+		defer cancel()
+		r = r.WithContext(ctx)
+		body, err := g.admit(w, r, rt)
+		if err != nil {
+			fail(w, r, err)
+			return
 		}
+		if key := r.Header.Get(idempotencyKey); key != "" {
+			g.once.serve(w, r, key, body, next)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// admit checks caller, rate, query, headers and body, in this order, and
+// returns the body.
+func (g *gate) admit(w http.ResponseWriter, r *http.Request, rt route) ([]byte, error) {
+	if err := authenticate(r, rt.action, g.verify); err != nil {
+		return nil, err
+	}
+	if err := g.limits.take(w, exchangeOf(r.Context()).caller.Account, max(rt.cost, 1)); err != nil {
+		return nil, err
+	}
+	if err := checkQuery(r.URL.RawQuery, rt.query); err != nil {
+		return nil, err
+	}
+	if err := checkHeaders(r, rt); err != nil {
+		return nil, err
 	}
 	if rt.body == nil {
-		return nil
+		return nil, nil
 	}
 	return readBody(w, r, rt.maxBody, rt.body())
 }
 
-// unknownParameter refuses the query of a request: no route has parameters.
-func unknownParameter(r *http.Request) error {
-	names := make([]string, 0, 1)
-	for name := range r.URL.Query() {
+// checkQuery refuses parameters that a route doesn't know, and repeated ones.
+// Their values are the handlers' to check.
+func checkQuery(query string, known []string) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return fault.New(fault.Malformed, "The query is not well-formed. Encode the names and values of its parameters.")
+	}
+	names := make([]string, 0, len(values))
+	for name := range values {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	refusal := &httpError{
-		answer:  answer{http.StatusBadRequest, api.ErrorCodeBadRequest},
-		message: "This path takes no query parameters. Leave the query out.",
+	for _, name := range names {
+		switch {
+		case !slices.Contains(known, name) && len(known) == 0:
+			return inParameter(shorten(name), "Query parameter `%s` is unknown: this path takes none.", shorten(name))
+		case !slices.Contains(known, name):
+			return inParameter(shorten(name), "Query parameter `%s` is unknown. This path knows `%s`.", shorten(name), strings.Join(known, "`, `"))
+		case len(values[name]) > 1:
+			return inParameter(name, "Query parameter `%s` appears more than once.", name)
+		case values[name][0] == "":
+			return inParameter(name, "Query parameter `%s` is empty. Leave it out or give it a value.", name)
+		}
 	}
-	if len(names) > 0 && names[0] != "" {
-		name := shorten(names[0])
-		refusal.target = &api.ErrorTarget{Type: api.ErrorTargetTypeParameter, Name: name}
-		refusal.message = fmt.Sprintf("Query parameter `%s` is unknown: this path takes none.", name)
+	return nil
+}
+
+// checkHeaders refuses headers that would change what a request means if the
+// route honoured them.
+func checkHeaders(r *http.Request, rt route) error {
+	if r.Method == http.MethodGet {
+		return nil
 	}
-	return refusal
+	for _, name := range []string{ifMatch, "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", idempotencyKey} {
+		switch taken := name == ifMatch && rt.conditional || name == idempotencyKey && rt.creates; {
+		case len(r.Header.Values(name)) == 0:
+		case !taken:
+			return inHeader(name, fault.Malformed, "This path does not take the header `%s`. Leave it out.", name)
+		case len(r.Header.Values(name)) > 1:
+			return inHeader(name, fault.Malformed, "Header `%s` appears more than once.", name)
+		}
+	}
+	if key := r.Header.Get(idempotencyKey); len(r.Header.Values(idempotencyKey)) > 0 && !keyForm.MatchString(key) {
+		return inHeader(idempotencyKey, fault.Invalid, "Header `Idempotency-Key` has to be 1 to 64 letters, digits, hyphens and underscores.")
+	}
+	return nil
+}
+
+// unbound gives what the generated code says of a parameter its kind and a
+// sentence.
+func unbound(err error) error {
+	switch e := err.(type) { //nolint:errorlint // handed over as they are
+	case *server.InvalidParamFormatError:
+		return inParameter(e.ParamName, "Query parameter `%s` has the wrong form. GET /openapi.yaml has the right one.", e.ParamName)
+	case *server.RequiredHeaderError:
+		return inHeader(e.ParamName, fault.Missing, "Header `%s` is missing. Send the `ETag` of the resource as you know it.", e.ParamName)
+	}
+	return err
 }

@@ -174,19 +174,17 @@ func unexpected(asked string, answer *http.Response, body []byte) error {
 
 // instance returns the customer's instance of a name, created if there is none.
 func (r rest) instance(ctx context.Context, name string) (api.Instance, error) {
-	list, err := r.ListInstancesWithResponse(ctx)
+	list, err := r.ListInstancesWithResponse(ctx, &api.ListInstancesParams{Name: &name})
 	if err != nil {
 		return api.Instance{}, err
 	}
 	if list.JSON200 == nil {
 		return api.Instance{}, unexpected("GET /v1/instances", list.HTTPResponse, list.Body)
 	}
-	for _, instance := range list.JSON200.Instances {
-		if instance.Name == name {
-			return instance, nil
-		}
+	if len(list.JSON200.Instances) > 0 {
+		return list.JSON200.Instances[0], nil
 	}
-	created, err := r.CreateInstanceWithResponse(ctx, api.InstancePrototype{Name: &name})
+	created, err := r.CreateInstanceWithResponse(ctx, nil, api.InstancePrototype{Name: &name})
 	if err != nil {
 		return api.Instance{}, err
 	}
@@ -206,7 +204,7 @@ func (r rest) keyManager(ctx context.Context, instance api.Instance, crn string,
 	if t.serviceKey != "" {
 		settings.Type, settings.APIKey = api.KeyManagerTypeKeyProtect, &t.serviceKey
 	}
-	answer, err := r.ReplaceKeyManagerWithResponse(ctx, instance.ID, settings)
+	answer, err := r.ReplaceInstanceKeyManagerWithResponse(ctx, instance.ID, settings)
 	if err != nil {
 		return err
 	}
@@ -218,7 +216,7 @@ func (r rest) keyManager(ctx context.Context, instance api.Instance, crn string,
 
 // ownEndpoint returns the endpoint that is the instance's alone, or nil.
 func (r rest) ownEndpoint(ctx context.Context, instance string) (*api.Endpoint, error) {
-	answer, err := r.ListEndpointsWithResponse(ctx, instance)
+	answer, err := r.ListInstanceEndpointsWithResponse(ctx, instance)
 	if err != nil {
 		return nil, err
 	}
@@ -233,7 +231,7 @@ func (r rest) ownEndpoint(ctx context.Context, instance string) (*api.Endpoint, 
 
 // clientCertificate allows vCenter's certificate unless it is allowed.
 func (r rest) clientCertificate(ctx context.Context, t *tenantSetup) error {
-	list, err := r.ListClientCertificatesWithResponse(ctx, t.instance)
+	list, err := r.ListInstanceClientCertificatesWithResponse(ctx, t.instance)
 	if err != nil {
 		return err
 	}
@@ -250,7 +248,7 @@ func (r rest) clientCertificate(ctx context.Context, t *tenantSetup) error {
 	if err != nil {
 		return err
 	}
-	created, err := r.CreateClientCertificateWithResponse(ctx, t.instance, api.ClientCertificatePrototype{
+	created, err := r.CreateInstanceClientCertificateWithResponse(ctx, t.instance, nil, api.ClientCertificatePrototype{
 		Name: t.certificate.Leaf.Subject.CommonName, Certificate: string(text),
 	})
 	if err != nil {

@@ -6,19 +6,40 @@ INSERT INTO instances (id, account, name, region, status, suspended, shared, cre
 VALUES (@id, @account, @name, @region, @status, @suspended, @shared, @created_by);
 
 -- name: ListInstances :many
--- All instances of an account, or the one with an id.
-SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at, i.revision,
+-- A page of an account's instances behind the one with an id, the oldest first. Deleted ones are among
+-- them if they are asked for and can be restored.
+SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at, i.deleted_at, i.revision,
     k.type, k.instance_crn, k.key_ring, k.root_key_id, k.sealed_api_key
 FROM instances i
 LEFT JOIN key_managers k ON k.instance_id = i.id
-WHERE i.account = @account AND i.deleted_at IS NULL AND (sqlc.narg(id)::uuid IS NULL OR i.id = sqlc.narg(id)::uuid)
-ORDER BY i.created_at, i.id;
+WHERE i.account = @account AND (i.deleted_at IS NULL OR @deleted::boolean AND i.deleted_at > now() - interval '30 days')
+    AND (sqlc.narg(id)::uuid IS NULL OR i.id = sqlc.narg(id)::uuid)
+    AND (@name::text = '' OR i.name = @name)
+    AND (@status::text = '' OR i.status = @status)
+    AND (sqlc.narg(after)::uuid IS NULL OR (i.created_at, i.id) > (SELECT s.created_at, s.id FROM instances s WHERE s.id = sqlc.narg(after)::uuid))
+ORDER BY i.created_at, i.id
+LIMIT @most;
+
+-- name: CountInstances :one
+SELECT count(*)::integer FROM instances i
+WHERE i.account = @account AND (i.deleted_at IS NULL OR @deleted::boolean AND i.deleted_at > now() - interval '30 days')
+    AND (@name::text = '' OR i.name = @name)
+    AND (@status::text = '' OR i.status = @status);
 
 -- name: LockInstance :many
-SELECT id FROM instances WHERE account = @account AND id = @id AND deleted_at IS NULL FOR UPDATE;
+SELECT id FROM instances
+WHERE account = @account AND id = @id AND (deleted_at IS NULL OR deleted_at > now() - interval '30 days') FOR UPDATE;
+
+-- name: RenameInstance :exec
+UPDATE instances SET name = @name, updated_at = now() WHERE account = @account AND id = @id;
 
 -- name: DeleteInstance :exec
 UPDATE instances SET status = 'removing', deleted_at = now(), updated_at = now() WHERE account = @account AND id = @id;
+
+-- name: RestoreInstance :exec
+UPDATE instances SET deleted_at = NULL, updated_at = now(),
+    status = CASE WHEN EXISTS (SELECT FROM key_managers k WHERE k.instance_id = instances.id) THEN 'installed' ELSE 'inactive' END
+WHERE account = @account AND id = @id;
 
 -- name: PutKeyManager :exec
 INSERT INTO key_managers (instance_id, type, instance_crn, key_ring, root_key_id, sealed_api_key)

@@ -7,8 +7,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
 
 	"github.com/go-chi/chi/v5"
@@ -18,66 +18,69 @@ import (
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
-	// GetDocument Get this document
-	// (GET /openapi.yaml)
-	GetDocument(w http.ResponseWriter, r *http.Request)
 	// ListInstances List instances
 	// (GET /v1/instances)
-	ListInstances(w http.ResponseWriter, r *http.Request)
+	ListInstances(w http.ResponseWriter, r *http.Request, params ListInstancesParams)
 	// CreateInstance Create an instance
 	// (POST /v1/instances)
-	CreateInstance(w http.ResponseWriter, r *http.Request)
+	CreateInstance(w http.ResponseWriter, r *http.Request, params CreateInstanceParams)
 	// DeleteInstance Delete an instance
 	// (DELETE /v1/instances/{id})
-	DeleteInstance(w http.ResponseWriter, r *http.Request, id InstanceID)
+	DeleteInstance(w http.ResponseWriter, r *http.Request, id InstanceID, params DeleteInstanceParams)
 	// GetInstance Get an instance
 	// (GET /v1/instances/{id})
 	GetInstance(w http.ResponseWriter, r *http.Request, id InstanceID)
-	// ListClientCertificates List client certificates
+	// UpdateInstance Rename an instance
+	// (PATCH /v1/instances/{id})
+	UpdateInstance(w http.ResponseWriter, r *http.Request, id InstanceID, params UpdateInstanceParams)
+	// ListInstanceClientCertificates List client certificates
 	// (GET /v1/instances/{id}/client_certificates)
-	ListClientCertificates(w http.ResponseWriter, r *http.Request, id InstanceID)
-	// CreateClientCertificate Allow a client certificate
+	ListInstanceClientCertificates(w http.ResponseWriter, r *http.Request, id InstanceID)
+	// CreateInstanceClientCertificate Allow a client certificate
 	// (POST /v1/instances/{id}/client_certificates)
-	CreateClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID)
-	// DeleteClientCertificate Remove a client certificate
+	CreateInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, params CreateInstanceClientCertificateParams)
+	// DeleteInstanceClientCertificate Remove a client certificate
 	// (DELETE /v1/instances/{id}/client_certificates/{certificate_id})
-	DeleteClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID Identifier)
-	// ListEndpoints List the endpoints to enter in vCenter
+	DeleteInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID Identifier)
+	// ListInstanceEndpoints List the endpoints to enter in vCenter
 	// (GET /v1/instances/{id}/endpoints)
-	ListEndpoints(w http.ResponseWriter, r *http.Request, id InstanceID)
-	// ReplaceKeyManager Connect an instance to its key manager
+	ListInstanceEndpoints(w http.ResponseWriter, r *http.Request, id InstanceID)
+	// ReplaceInstanceKeyManager Connect an instance to its key manager
 	// (PUT /v1/instances/{id}/key_manager)
-	ReplaceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID)
-	// ListRefusals List clients that were turned away
+	ReplaceInstanceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID)
+	// ListInstanceRefusals List clients that were turned away
 	// (GET /v1/instances/{id}/refusals)
-	ListRefusals(w http.ResponseWriter, r *http.Request, id InstanceID)
+	ListInstanceRefusals(w http.ResponseWriter, r *http.Request, id InstanceID)
+	// RestoreInstance Restore a deleted instance
+	// (POST /v1/instances/{id}/restore)
+	RestoreInstance(w http.ResponseWriter, r *http.Request, id InstanceID)
+	// GetKeyEstimate Estimate the number of keys
+	// (GET /v1/key_estimate)
+	GetKeyEstimate(w http.ResponseWriter, r *http.Request, params GetKeyEstimateParams)
+	// ListRegions List regions
+	// (GET /v1/regions)
+	ListRegions(w http.ResponseWriter, r *http.Request)
 }
 
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
 
 type Unimplemented struct{}
 
-// GetDocument Get this document
-// (GET /openapi.yaml)
-func (_ Unimplemented) GetDocument(w http.ResponseWriter, r *http.Request) {
-	w.WriteHeader(http.StatusNotImplemented)
-}
-
 // ListInstances List instances
 // (GET /v1/instances)
-func (_ Unimplemented) ListInstances(w http.ResponseWriter, r *http.Request) {
+func (_ Unimplemented) ListInstances(w http.ResponseWriter, r *http.Request, params ListInstancesParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
 // CreateInstance Create an instance
 // (POST /v1/instances)
-func (_ Unimplemented) CreateInstance(w http.ResponseWriter, r *http.Request) {
+func (_ Unimplemented) CreateInstance(w http.ResponseWriter, r *http.Request, params CreateInstanceParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
 // DeleteInstance Delete an instance
 // (DELETE /v1/instances/{id})
-func (_ Unimplemented) DeleteInstance(w http.ResponseWriter, r *http.Request, id InstanceID) {
+func (_ Unimplemented) DeleteInstance(w http.ResponseWriter, r *http.Request, id InstanceID, params DeleteInstanceParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -87,39 +90,63 @@ func (_ Unimplemented) GetInstance(w http.ResponseWriter, r *http.Request, id In
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// ListClientCertificates List client certificates
+// UpdateInstance Rename an instance
+// (PATCH /v1/instances/{id})
+func (_ Unimplemented) UpdateInstance(w http.ResponseWriter, r *http.Request, id InstanceID, params UpdateInstanceParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListInstanceClientCertificates List client certificates
 // (GET /v1/instances/{id}/client_certificates)
-func (_ Unimplemented) ListClientCertificates(w http.ResponseWriter, r *http.Request, id InstanceID) {
+func (_ Unimplemented) ListInstanceClientCertificates(w http.ResponseWriter, r *http.Request, id InstanceID) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// CreateClientCertificate Allow a client certificate
+// CreateInstanceClientCertificate Allow a client certificate
 // (POST /v1/instances/{id}/client_certificates)
-func (_ Unimplemented) CreateClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID) {
+func (_ Unimplemented) CreateInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, params CreateInstanceClientCertificateParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// DeleteClientCertificate Remove a client certificate
+// DeleteInstanceClientCertificate Remove a client certificate
 // (DELETE /v1/instances/{id}/client_certificates/{certificate_id})
-func (_ Unimplemented) DeleteClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID Identifier) {
+func (_ Unimplemented) DeleteInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID Identifier) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// ListEndpoints List the endpoints to enter in vCenter
+// ListInstanceEndpoints List the endpoints to enter in vCenter
 // (GET /v1/instances/{id}/endpoints)
-func (_ Unimplemented) ListEndpoints(w http.ResponseWriter, r *http.Request, id InstanceID) {
+func (_ Unimplemented) ListInstanceEndpoints(w http.ResponseWriter, r *http.Request, id InstanceID) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// ReplaceKeyManager Connect an instance to its key manager
+// ReplaceInstanceKeyManager Connect an instance to its key manager
 // (PUT /v1/instances/{id}/key_manager)
-func (_ Unimplemented) ReplaceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID) {
+func (_ Unimplemented) ReplaceInstanceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// ListRefusals List clients that were turned away
+// ListInstanceRefusals List clients that were turned away
 // (GET /v1/instances/{id}/refusals)
-func (_ Unimplemented) ListRefusals(w http.ResponseWriter, r *http.Request, id InstanceID) {
+func (_ Unimplemented) ListInstanceRefusals(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RestoreInstance Restore a deleted instance
+// (POST /v1/instances/{id}/restore)
+func (_ Unimplemented) RestoreInstance(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetKeyEstimate Estimate the number of keys
+// (GET /v1/key_estimate)
+func (_ Unimplemented) GetKeyEstimate(w http.ResponseWriter, r *http.Request, params GetKeyEstimateParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListRegions List regions
+// (GET /v1/regions)
+func (_ Unimplemented) ListRegions(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -132,25 +159,69 @@ type ServerInterfaceWrapper struct {
 
 type MiddlewareFunc func(http.Handler) http.Handler
 
-// GetDocument operation middleware
-func (siw *ServerInterfaceWrapper) GetDocument(w http.ResponseWriter, r *http.Request) {
-
-	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.GetDocument(w, r)
-	}))
-
-	for _, middleware := range siw.HandlerMiddlewares {
-		handler = middleware(handler)
-	}
-
-	handler.ServeHTTP(w, r)
-}
-
 // ListInstances operation middleware
 func (siw *ServerInterfaceWrapper) ListInstances(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListInstancesParams
+
+	// ------------- Optional query parameter "name" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "name", r.URL.Query(), &params.Name, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "name"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "name", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "status" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "status", r.URL.Query(), &params.Status, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "status"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "status", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "start" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "start", r.URL.Query(), &params.Start, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "start"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "start", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListInstances(w, r)
+		siw.Handler.ListInstances(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -163,8 +234,35 @@ func (siw *ServerInterfaceWrapper) ListInstances(w http.ResponseWriter, r *http.
 // CreateInstance operation middleware
 func (siw *ServerInterfaceWrapper) CreateInstance(w http.ResponseWriter, r *http.Request) {
 
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateInstanceParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateInstance(w, r)
+		siw.Handler.CreateInstance(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -189,8 +287,32 @@ func (siw *ServerInterfaceWrapper) DeleteInstance(w http.ResponseWriter, r *http
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteInstanceParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = &IfMatch
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.DeleteInstance(w, r, id)
+		siw.Handler.DeleteInstance(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -226,8 +348,62 @@ func (siw *ServerInterfaceWrapper) GetInstance(w http.ResponseWriter, r *http.Re
 	handler.ServeHTTP(w, r)
 }
 
-// ListClientCertificates operation middleware
-func (siw *ServerInterfaceWrapper) ListClientCertificates(w http.ResponseWriter, r *http.Request) {
+// UpdateInstance operation middleware
+func (siw *ServerInterfaceWrapper) UpdateInstance(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params UpdateInstanceParams
+
+	headers := r.Header
+
+	// ------------- Required header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch EntityTags
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "If-Match", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "If-Match", Err: err})
+			return
+		}
+
+		params.IfMatch = IfMatch
+
+	} else {
+		err := fmt.Errorf("Header parameter If-Match is required, but not found")
+		siw.ErrorHandlerFunc(w, r, &RequiredHeaderError{ParamName: "If-Match", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.UpdateInstance(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListInstanceClientCertificates operation middleware
+func (siw *ServerInterfaceWrapper) ListInstanceClientCertificates(w http.ResponseWriter, r *http.Request) {
 
 	var err error
 	_ = err
@@ -242,7 +418,7 @@ func (siw *ServerInterfaceWrapper) ListClientCertificates(w http.ResponseWriter,
 	}
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListClientCertificates(w, r, id)
+		siw.Handler.ListInstanceClientCertificates(w, r, id)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -252,8 +428,8 @@ func (siw *ServerInterfaceWrapper) ListClientCertificates(w http.ResponseWriter,
 	handler.ServeHTTP(w, r)
 }
 
-// CreateClientCertificate operation middleware
-func (siw *ServerInterfaceWrapper) CreateClientCertificate(w http.ResponseWriter, r *http.Request) {
+// CreateInstanceClientCertificate operation middleware
+func (siw *ServerInterfaceWrapper) CreateInstanceClientCertificate(w http.ResponseWriter, r *http.Request) {
 
 	var err error
 	_ = err
@@ -267,8 +443,32 @@ func (siw *ServerInterfaceWrapper) CreateClientCertificate(w http.ResponseWriter
 		return
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateInstanceClientCertificateParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.CreateClientCertificate(w, r, id)
+		siw.Handler.CreateInstanceClientCertificate(w, r, id, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -278,8 +478,8 @@ func (siw *ServerInterfaceWrapper) CreateClientCertificate(w http.ResponseWriter
 	handler.ServeHTTP(w, r)
 }
 
-// DeleteClientCertificate operation middleware
-func (siw *ServerInterfaceWrapper) DeleteClientCertificate(w http.ResponseWriter, r *http.Request) {
+// DeleteInstanceClientCertificate operation middleware
+func (siw *ServerInterfaceWrapper) DeleteInstanceClientCertificate(w http.ResponseWriter, r *http.Request) {
 
 	var err error
 	_ = err
@@ -303,7 +503,7 @@ func (siw *ServerInterfaceWrapper) DeleteClientCertificate(w http.ResponseWriter
 	}
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.DeleteClientCertificate(w, r, id, certificateID)
+		siw.Handler.DeleteInstanceClientCertificate(w, r, id, certificateID)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -313,8 +513,8 @@ func (siw *ServerInterfaceWrapper) DeleteClientCertificate(w http.ResponseWriter
 	handler.ServeHTTP(w, r)
 }
 
-// ListEndpoints operation middleware
-func (siw *ServerInterfaceWrapper) ListEndpoints(w http.ResponseWriter, r *http.Request) {
+// ListInstanceEndpoints operation middleware
+func (siw *ServerInterfaceWrapper) ListInstanceEndpoints(w http.ResponseWriter, r *http.Request) {
 
 	var err error
 	_ = err
@@ -329,7 +529,7 @@ func (siw *ServerInterfaceWrapper) ListEndpoints(w http.ResponseWriter, r *http.
 	}
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListEndpoints(w, r, id)
+		siw.Handler.ListInstanceEndpoints(w, r, id)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -339,8 +539,8 @@ func (siw *ServerInterfaceWrapper) ListEndpoints(w http.ResponseWriter, r *http.
 	handler.ServeHTTP(w, r)
 }
 
-// ReplaceKeyManager operation middleware
-func (siw *ServerInterfaceWrapper) ReplaceKeyManager(w http.ResponseWriter, r *http.Request) {
+// ReplaceInstanceKeyManager operation middleware
+func (siw *ServerInterfaceWrapper) ReplaceInstanceKeyManager(w http.ResponseWriter, r *http.Request) {
 
 	var err error
 	_ = err
@@ -355,7 +555,7 @@ func (siw *ServerInterfaceWrapper) ReplaceKeyManager(w http.ResponseWriter, r *h
 	}
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ReplaceKeyManager(w, r, id)
+		siw.Handler.ReplaceInstanceKeyManager(w, r, id)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -365,8 +565,8 @@ func (siw *ServerInterfaceWrapper) ReplaceKeyManager(w http.ResponseWriter, r *h
 	handler.ServeHTTP(w, r)
 }
 
-// ListRefusals operation middleware
-func (siw *ServerInterfaceWrapper) ListRefusals(w http.ResponseWriter, r *http.Request) {
+// ListInstanceRefusals operation middleware
+func (siw *ServerInterfaceWrapper) ListInstanceRefusals(w http.ResponseWriter, r *http.Request) {
 
 	var err error
 	_ = err
@@ -381,7 +581,106 @@ func (siw *ServerInterfaceWrapper) ListRefusals(w http.ResponseWriter, r *http.R
 	}
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		siw.Handler.ListRefusals(w, r, id)
+		siw.Handler.ListInstanceRefusals(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RestoreInstance operation middleware
+func (siw *ServerInterfaceWrapper) RestoreInstance(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RestoreInstance(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetKeyEstimate operation middleware
+func (siw *ServerInterfaceWrapper) GetKeyEstimate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetKeyEstimateParams
+
+	// ------------- Optional query parameter "encrypted_vms" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "encrypted_vms", r.URL.Query(), &params.EncryptedVms, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "encrypted_vms"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "encrypted_vms", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "vsphere_clusters" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "vsphere_clusters", r.URL.Query(), &params.VsphereClusters, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "vsphere_clusters"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vsphere_clusters", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "vsan_clusters" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "vsan_clusters", r.URL.Query(), &params.VsanClusters, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "vsan_clusters"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "vsan_clusters", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetKeyEstimate(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListRegions operation middleware
+func (siw *ServerInterfaceWrapper) ListRegions(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListRegions(w, r)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -505,6 +804,12 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	}
 
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/regions", wrapper.ListRegions)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/key_estimate", wrapper.GetKeyEstimate)
+	})
+	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/instances", wrapper.ListInstances)
 	})
 	r.Group(func(r chi.Router) {
@@ -517,25 +822,28 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Get(options.BaseURL+"/v1/instances/{id}", wrapper.GetInstance)
 	})
 	r.Group(func(r chi.Router) {
-		r.Put(options.BaseURL+"/v1/instances/{id}/key_manager", wrapper.ReplaceKeyManager)
+		r.Patch(options.BaseURL+"/v1/instances/{id}", wrapper.UpdateInstance)
 	})
 	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/instances/{id}/endpoints", wrapper.ListEndpoints)
+		r.Post(options.BaseURL+"/v1/instances/{id}/restore", wrapper.RestoreInstance)
 	})
 	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/instances/{id}/refusals", wrapper.ListRefusals)
+		r.Put(options.BaseURL+"/v1/instances/{id}/key_manager", wrapper.ReplaceInstanceKeyManager)
 	})
 	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/v1/instances/{id}/client_certificates", wrapper.ListClientCertificates)
+		r.Get(options.BaseURL+"/v1/instances/{id}/endpoints", wrapper.ListInstanceEndpoints)
 	})
 	r.Group(func(r chi.Router) {
-		r.Post(options.BaseURL+"/v1/instances/{id}/client_certificates", wrapper.CreateClientCertificate)
+		r.Get(options.BaseURL+"/v1/instances/{id}/refusals", wrapper.ListInstanceRefusals)
 	})
 	r.Group(func(r chi.Router) {
-		r.Delete(options.BaseURL+"/v1/instances/{id}/client_certificates/{certificate_id}", wrapper.DeleteClientCertificate)
+		r.Get(options.BaseURL+"/v1/instances/{id}/client_certificates", wrapper.ListInstanceClientCertificates)
 	})
 	r.Group(func(r chi.Router) {
-		r.Get(options.BaseURL+"/openapi.yaml", wrapper.GetDocument)
+		r.Post(options.BaseURL+"/v1/instances/{id}/client_certificates", wrapper.CreateInstanceClientCertificate)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/instances/{id}/client_certificates/{certificate_id}", wrapper.DeleteInstanceClientCertificate)
 	})
 
 	return r
@@ -545,11 +853,24 @@ type BadRequestJSONResponse ErrorContainer
 
 type ConflictJSONResponse ErrorContainer
 
+type ForbiddenJSONResponse ErrorContainer
+
 type InternalErrorJSONResponse ErrorContainer
 
 type NotFoundJSONResponse ErrorContainer
 
+type PreconditionFailedJSONResponse ErrorContainer
+
 type TooLargeJSONResponse ErrorContainer
+
+type TooManyRequestsResponseHeaders struct {
+	RetryAfter int32
+}
+type TooManyRequestsJSONResponse struct {
+	Body ErrorContainer
+
+	Headers TooManyRequestsResponseHeaders
+}
 
 type UnauthorizedResponseHeaders struct {
 	WWWAuthenticate string
@@ -564,48 +885,8 @@ type UnavailableJSONResponse ErrorContainer
 
 type UnsupportedMediaTypeJSONResponse ErrorContainer
 
-type GetDocumentRequestObject struct {
-}
-
-type GetDocumentResponseObject interface {
-	VisitGetDocumentResponse(w http.ResponseWriter) error
-}
-
-type GetDocument200ApplicationYamlResponse struct {
-	Body          io.Reader
-	ContentLength int64
-}
-
-func (response GetDocument200ApplicationYamlResponse) VisitGetDocumentResponse(w http.ResponseWriter) error {
-
-	w.Header().Set("Content-Type", "application/yaml")
-	if response.ContentLength != 0 {
-		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
-	}
-	w.WriteHeader(200)
-
-	if closer, ok := response.Body.(io.ReadCloser); ok {
-		defer closer.Close()
-	}
-	_, err := io.Copy(w, response.Body)
-	return err
-}
-
-type GetDocument400JSONResponse struct{ BadRequestJSONResponse }
-
-func (response GetDocument400JSONResponse) VisitGetDocumentResponse(w http.ResponseWriter) error {
-
-	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response); err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(400)
-	_, err := buf.WriteTo(w)
-	return err
-}
-
 type ListInstancesRequestObject struct {
+	Params ListInstancesParams
 }
 
 type ListInstancesResponseObject interface {
@@ -655,6 +936,35 @@ func (response ListInstances401JSONResponse) VisitListInstancesResponse(w http.R
 	return err
 }
 
+type ListInstances403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response ListInstances403JSONResponse) VisitListInstancesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstances429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response ListInstances429JSONResponse) VisitListInstancesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListInstances500JSONResponse struct{ InternalErrorJSONResponse }
 
 func (response ListInstances500JSONResponse) VisitListInstancesResponse(w http.ResponseWriter) error {
@@ -684,7 +994,8 @@ func (response ListInstances503JSONResponse) VisitListInstancesResponse(w http.R
 }
 
 type CreateInstanceRequestObject struct {
-	Body *CreateInstanceJSONRequestBody
+	Params CreateInstanceParams
+	Body   *CreateInstanceJSONRequestBody
 }
 
 type CreateInstanceResponseObject interface {
@@ -692,6 +1003,7 @@ type CreateInstanceResponseObject interface {
 }
 
 type CreateInstance202ResponseHeaders struct {
+	ETag     string
 	Location Location
 }
 
@@ -707,6 +1019,7 @@ func (response CreateInstance202JSONResponse) VisitCreateInstanceResponse(w http
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
 	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
 	w.WriteHeader(202)
 	_, err := buf.WriteTo(w)
@@ -738,6 +1051,20 @@ func (response CreateInstance401JSONResponse) VisitCreateInstanceResponse(w http
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
 	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstance403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response CreateInstance403JSONResponse) VisitCreateInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -786,6 +1113,21 @@ func (response CreateInstance415JSONResponse) VisitCreateInstanceResponse(w http
 	return err
 }
 
+type CreateInstance429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response CreateInstance429JSONResponse) VisitCreateInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CreateInstance500JSONResponse struct{ InternalErrorJSONResponse }
 
 func (response CreateInstance500JSONResponse) VisitCreateInstanceResponse(w http.ResponseWriter) error {
@@ -815,19 +1157,34 @@ func (response CreateInstance503JSONResponse) VisitCreateInstanceResponse(w http
 }
 
 type DeleteInstanceRequestObject struct {
-	ID InstanceID `json:"id"`
+	ID     InstanceID `json:"id"`
+	Params DeleteInstanceParams
 }
 
 type DeleteInstanceResponseObject interface {
 	VisitDeleteInstanceResponse(w http.ResponseWriter) error
 }
 
-type DeleteInstance204Response struct {
+type DeleteInstance202ResponseHeaders struct {
+	ETag string
 }
 
-func (response DeleteInstance204Response) VisitDeleteInstanceResponse(w http.ResponseWriter) error {
-	w.WriteHeader(204)
-	return nil
+type DeleteInstance202JSONResponse struct {
+	Body    Instance
+	Headers DeleteInstance202ResponseHeaders
+}
+
+func (response DeleteInstance202JSONResponse) VisitDeleteInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
 }
 
 type DeleteInstance400JSONResponse struct{ BadRequestJSONResponse }
@@ -859,6 +1216,20 @@ func (response DeleteInstance401JSONResponse) VisitDeleteInstanceResponse(w http
 	return err
 }
 
+type DeleteInstance403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response DeleteInstance403JSONResponse) VisitDeleteInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type DeleteInstance404JSONResponse struct{ NotFoundJSONResponse }
 
 func (response DeleteInstance404JSONResponse) VisitDeleteInstanceResponse(w http.ResponseWriter) error {
@@ -869,6 +1240,35 @@ func (response DeleteInstance404JSONResponse) VisitDeleteInstanceResponse(w http
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteInstance412JSONResponse struct{ PreconditionFailedJSONResponse }
+
+func (response DeleteInstance412JSONResponse) VisitDeleteInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteInstance429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response DeleteInstance429JSONResponse) VisitDeleteInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -909,15 +1309,23 @@ type GetInstanceResponseObject interface {
 	VisitGetInstanceResponse(w http.ResponseWriter) error
 }
 
-type GetInstance200JSONResponse Instance
+type GetInstance200ResponseHeaders struct {
+	ETag string
+}
+
+type GetInstance200JSONResponse struct {
+	Body    Instance
+	Headers GetInstance200ResponseHeaders
+}
 
 func (response GetInstance200JSONResponse) VisitGetInstanceResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
@@ -952,6 +1360,20 @@ func (response GetInstance401JSONResponse) VisitGetInstanceResponse(w http.Respo
 	return err
 }
 
+type GetInstance403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response GetInstance403JSONResponse) VisitGetInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetInstance404JSONResponse struct{ NotFoundJSONResponse }
 
 func (response GetInstance404JSONResponse) VisitGetInstanceResponse(w http.ResponseWriter) error {
@@ -962,6 +1384,21 @@ func (response GetInstance404JSONResponse) VisitGetInstanceResponse(w http.Respo
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstance429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response GetInstance429JSONResponse) VisitGetInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -994,31 +1431,41 @@ func (response GetInstance503JSONResponse) VisitGetInstanceResponse(w http.Respo
 	return err
 }
 
-type ListClientCertificatesRequestObject struct {
-	ID InstanceID `json:"id"`
+type UpdateInstanceRequestObject struct {
+	ID     InstanceID `json:"id"`
+	Params UpdateInstanceParams
+	Body   *UpdateInstanceApplicationMergePatchPlusJSONRequestBody
 }
 
-type ListClientCertificatesResponseObject interface {
-	VisitListClientCertificatesResponse(w http.ResponseWriter) error
+type UpdateInstanceResponseObject interface {
+	VisitUpdateInstanceResponse(w http.ResponseWriter) error
 }
 
-type ListClientCertificates200JSONResponse ClientCertificateCollection
+type UpdateInstance200ResponseHeaders struct {
+	ETag string
+}
 
-func (response ListClientCertificates200JSONResponse) VisitListClientCertificatesResponse(w http.ResponseWriter) error {
+type UpdateInstance200JSONResponse struct {
+	Body    Instance
+	Headers UpdateInstance200ResponseHeaders
+}
+
+func (response UpdateInstance200JSONResponse) VisitUpdateInstanceResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("ETag", fmt.Sprint(response.Headers.ETag))
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
 }
 
-type ListClientCertificates400JSONResponse struct{ BadRequestJSONResponse }
+type UpdateInstance400JSONResponse struct{ BadRequestJSONResponse }
 
-func (response ListClientCertificates400JSONResponse) VisitListClientCertificatesResponse(w http.ResponseWriter) error {
+func (response UpdateInstance400JSONResponse) VisitUpdateInstanceResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1030,9 +1477,9 @@ func (response ListClientCertificates400JSONResponse) VisitListClientCertificate
 	return err
 }
 
-type ListClientCertificates401JSONResponse struct{ UnauthorizedJSONResponse }
+type UpdateInstance401JSONResponse struct{ UnauthorizedJSONResponse }
 
-func (response ListClientCertificates401JSONResponse) VisitListClientCertificatesResponse(w http.ResponseWriter) error {
+func (response UpdateInstance401JSONResponse) VisitUpdateInstanceResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -1045,9 +1492,23 @@ func (response ListClientCertificates401JSONResponse) VisitListClientCertificate
 	return err
 }
 
-type ListClientCertificates404JSONResponse struct{ NotFoundJSONResponse }
+type UpdateInstance403JSONResponse struct{ ForbiddenJSONResponse }
 
-func (response ListClientCertificates404JSONResponse) VisitListClientCertificatesResponse(w http.ResponseWriter) error {
+func (response UpdateInstance403JSONResponse) VisitUpdateInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateInstance404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response UpdateInstance404JSONResponse) VisitUpdateInstanceResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1059,9 +1520,82 @@ func (response ListClientCertificates404JSONResponse) VisitListClientCertificate
 	return err
 }
 
-type ListClientCertificates500JSONResponse struct{ InternalErrorJSONResponse }
+type UpdateInstance409JSONResponse struct{ ConflictJSONResponse }
 
-func (response ListClientCertificates500JSONResponse) VisitListClientCertificatesResponse(w http.ResponseWriter) error {
+func (response UpdateInstance409JSONResponse) VisitUpdateInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateInstance412JSONResponse struct{ PreconditionFailedJSONResponse }
+
+func (response UpdateInstance412JSONResponse) VisitUpdateInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateInstance413JSONResponse struct{ TooLargeJSONResponse }
+
+func (response UpdateInstance413JSONResponse) VisitUpdateInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateInstance415JSONResponse struct {
+	UnsupportedMediaTypeJSONResponse
+}
+
+func (response UpdateInstance415JSONResponse) VisitUpdateInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateInstance429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response UpdateInstance429JSONResponse) VisitUpdateInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateInstance500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response UpdateInstance500JSONResponse) VisitUpdateInstanceResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1073,9 +1607,9 @@ func (response ListClientCertificates500JSONResponse) VisitListClientCertificate
 	return err
 }
 
-type ListClientCertificates503JSONResponse struct{ UnavailableJSONResponse }
+type UpdateInstance503JSONResponse struct{ UnavailableJSONResponse }
 
-func (response ListClientCertificates503JSONResponse) VisitListClientCertificatesResponse(w http.ResponseWriter) error {
+func (response UpdateInstance503JSONResponse) VisitUpdateInstanceResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1087,25 +1621,148 @@ func (response ListClientCertificates503JSONResponse) VisitListClientCertificate
 	return err
 }
 
-type CreateClientCertificateRequestObject struct {
-	ID   InstanceID `json:"id"`
-	Body *CreateClientCertificateJSONRequestBody
+type ListInstanceClientCertificatesRequestObject struct {
+	ID InstanceID `json:"id"`
 }
 
-type CreateClientCertificateResponseObject interface {
-	VisitCreateClientCertificateResponse(w http.ResponseWriter) error
+type ListInstanceClientCertificatesResponseObject interface {
+	VisitListInstanceClientCertificatesResponse(w http.ResponseWriter) error
 }
 
-type CreateClientCertificate201ResponseHeaders struct {
+type ListInstanceClientCertificates200JSONResponse ClientCertificateCollection
+
+func (response ListInstanceClientCertificates200JSONResponse) VisitListInstanceClientCertificatesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceClientCertificates400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response ListInstanceClientCertificates400JSONResponse) VisitListInstanceClientCertificatesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceClientCertificates401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response ListInstanceClientCertificates401JSONResponse) VisitListInstanceClientCertificatesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceClientCertificates403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response ListInstanceClientCertificates403JSONResponse) VisitListInstanceClientCertificatesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceClientCertificates404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response ListInstanceClientCertificates404JSONResponse) VisitListInstanceClientCertificatesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceClientCertificates429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response ListInstanceClientCertificates429JSONResponse) VisitListInstanceClientCertificatesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceClientCertificates500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response ListInstanceClientCertificates500JSONResponse) VisitListInstanceClientCertificatesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceClientCertificates503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response ListInstanceClientCertificates503JSONResponse) VisitListInstanceClientCertificatesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstanceClientCertificateRequestObject struct {
+	ID     InstanceID `json:"id"`
+	Params CreateInstanceClientCertificateParams
+	Body   *CreateInstanceClientCertificateJSONRequestBody
+}
+
+type CreateInstanceClientCertificateResponseObject interface {
+	VisitCreateInstanceClientCertificateResponse(w http.ResponseWriter) error
+}
+
+type CreateInstanceClientCertificate201ResponseHeaders struct {
 	Location Location
 }
 
-type CreateClientCertificate201JSONResponse struct {
+type CreateInstanceClientCertificate201JSONResponse struct {
 	Body    ClientCertificate
-	Headers CreateClientCertificate201ResponseHeaders
+	Headers CreateInstanceClientCertificate201ResponseHeaders
 }
 
-func (response CreateClientCertificate201JSONResponse) VisitCreateClientCertificateResponse(w http.ResponseWriter) error {
+func (response CreateInstanceClientCertificate201JSONResponse) VisitCreateInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -1118,9 +1775,9 @@ func (response CreateClientCertificate201JSONResponse) VisitCreateClientCertific
 	return err
 }
 
-type CreateClientCertificate400JSONResponse struct{ BadRequestJSONResponse }
+type CreateInstanceClientCertificate400JSONResponse struct{ BadRequestJSONResponse }
 
-func (response CreateClientCertificate400JSONResponse) VisitCreateClientCertificateResponse(w http.ResponseWriter) error {
+func (response CreateInstanceClientCertificate400JSONResponse) VisitCreateInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1132,9 +1789,9 @@ func (response CreateClientCertificate400JSONResponse) VisitCreateClientCertific
 	return err
 }
 
-type CreateClientCertificate401JSONResponse struct{ UnauthorizedJSONResponse }
+type CreateInstanceClientCertificate401JSONResponse struct{ UnauthorizedJSONResponse }
 
-func (response CreateClientCertificate401JSONResponse) VisitCreateClientCertificateResponse(w http.ResponseWriter) error {
+func (response CreateInstanceClientCertificate401JSONResponse) VisitCreateInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -1147,9 +1804,23 @@ func (response CreateClientCertificate401JSONResponse) VisitCreateClientCertific
 	return err
 }
 
-type CreateClientCertificate404JSONResponse struct{ NotFoundJSONResponse }
+type CreateInstanceClientCertificate403JSONResponse struct{ ForbiddenJSONResponse }
 
-func (response CreateClientCertificate404JSONResponse) VisitCreateClientCertificateResponse(w http.ResponseWriter) error {
+func (response CreateInstanceClientCertificate403JSONResponse) VisitCreateInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstanceClientCertificate404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response CreateInstanceClientCertificate404JSONResponse) VisitCreateInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1161,9 +1832,9 @@ func (response CreateClientCertificate404JSONResponse) VisitCreateClientCertific
 	return err
 }
 
-type CreateClientCertificate409JSONResponse struct{ ConflictJSONResponse }
+type CreateInstanceClientCertificate409JSONResponse struct{ ConflictJSONResponse }
 
-func (response CreateClientCertificate409JSONResponse) VisitCreateClientCertificateResponse(w http.ResponseWriter) error {
+func (response CreateInstanceClientCertificate409JSONResponse) VisitCreateInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1175,9 +1846,9 @@ func (response CreateClientCertificate409JSONResponse) VisitCreateClientCertific
 	return err
 }
 
-type CreateClientCertificate413JSONResponse struct{ TooLargeJSONResponse }
+type CreateInstanceClientCertificate413JSONResponse struct{ TooLargeJSONResponse }
 
-func (response CreateClientCertificate413JSONResponse) VisitCreateClientCertificateResponse(w http.ResponseWriter) error {
+func (response CreateInstanceClientCertificate413JSONResponse) VisitCreateInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1189,11 +1860,11 @@ func (response CreateClientCertificate413JSONResponse) VisitCreateClientCertific
 	return err
 }
 
-type CreateClientCertificate415JSONResponse struct {
+type CreateInstanceClientCertificate415JSONResponse struct {
 	UnsupportedMediaTypeJSONResponse
 }
 
-func (response CreateClientCertificate415JSONResponse) VisitCreateClientCertificateResponse(w http.ResponseWriter) error {
+func (response CreateInstanceClientCertificate415JSONResponse) VisitCreateInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1205,9 +1876,24 @@ func (response CreateClientCertificate415JSONResponse) VisitCreateClientCertific
 	return err
 }
 
-type CreateClientCertificate500JSONResponse struct{ InternalErrorJSONResponse }
+type CreateInstanceClientCertificate429JSONResponse struct{ TooManyRequestsJSONResponse }
 
-func (response CreateClientCertificate500JSONResponse) VisitCreateClientCertificateResponse(w http.ResponseWriter) error {
+func (response CreateInstanceClientCertificate429JSONResponse) VisitCreateInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstanceClientCertificate500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response CreateInstanceClientCertificate500JSONResponse) VisitCreateInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1219,9 +1905,9 @@ func (response CreateClientCertificate500JSONResponse) VisitCreateClientCertific
 	return err
 }
 
-type CreateClientCertificate503JSONResponse struct{ UnavailableJSONResponse }
+type CreateInstanceClientCertificate503JSONResponse struct{ UnavailableJSONResponse }
 
-func (response CreateClientCertificate503JSONResponse) VisitCreateClientCertificateResponse(w http.ResponseWriter) error {
+func (response CreateInstanceClientCertificate503JSONResponse) VisitCreateInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1233,26 +1919,26 @@ func (response CreateClientCertificate503JSONResponse) VisitCreateClientCertific
 	return err
 }
 
-type DeleteClientCertificateRequestObject struct {
+type DeleteInstanceClientCertificateRequestObject struct {
 	ID            InstanceID `json:"id"`
 	CertificateID Identifier `json:"certificate_id"`
 }
 
-type DeleteClientCertificateResponseObject interface {
-	VisitDeleteClientCertificateResponse(w http.ResponseWriter) error
+type DeleteInstanceClientCertificateResponseObject interface {
+	VisitDeleteInstanceClientCertificateResponse(w http.ResponseWriter) error
 }
 
-type DeleteClientCertificate204Response struct {
+type DeleteInstanceClientCertificate204Response struct {
 }
 
-func (response DeleteClientCertificate204Response) VisitDeleteClientCertificateResponse(w http.ResponseWriter) error {
+func (response DeleteInstanceClientCertificate204Response) VisitDeleteInstanceClientCertificateResponse(w http.ResponseWriter) error {
 	w.WriteHeader(204)
 	return nil
 }
 
-type DeleteClientCertificate400JSONResponse struct{ BadRequestJSONResponse }
+type DeleteInstanceClientCertificate400JSONResponse struct{ BadRequestJSONResponse }
 
-func (response DeleteClientCertificate400JSONResponse) VisitDeleteClientCertificateResponse(w http.ResponseWriter) error {
+func (response DeleteInstanceClientCertificate400JSONResponse) VisitDeleteInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1264,9 +1950,9 @@ func (response DeleteClientCertificate400JSONResponse) VisitDeleteClientCertific
 	return err
 }
 
-type DeleteClientCertificate401JSONResponse struct{ UnauthorizedJSONResponse }
+type DeleteInstanceClientCertificate401JSONResponse struct{ UnauthorizedJSONResponse }
 
-func (response DeleteClientCertificate401JSONResponse) VisitDeleteClientCertificateResponse(w http.ResponseWriter) error {
+func (response DeleteInstanceClientCertificate401JSONResponse) VisitDeleteInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -1279,9 +1965,23 @@ func (response DeleteClientCertificate401JSONResponse) VisitDeleteClientCertific
 	return err
 }
 
-type DeleteClientCertificate404JSONResponse struct{ NotFoundJSONResponse }
+type DeleteInstanceClientCertificate403JSONResponse struct{ ForbiddenJSONResponse }
 
-func (response DeleteClientCertificate404JSONResponse) VisitDeleteClientCertificateResponse(w http.ResponseWriter) error {
+func (response DeleteInstanceClientCertificate403JSONResponse) VisitDeleteInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteInstanceClientCertificate404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response DeleteInstanceClientCertificate404JSONResponse) VisitDeleteInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1293,9 +1993,24 @@ func (response DeleteClientCertificate404JSONResponse) VisitDeleteClientCertific
 	return err
 }
 
-type DeleteClientCertificate500JSONResponse struct{ InternalErrorJSONResponse }
+type DeleteInstanceClientCertificate429JSONResponse struct{ TooManyRequestsJSONResponse }
 
-func (response DeleteClientCertificate500JSONResponse) VisitDeleteClientCertificateResponse(w http.ResponseWriter) error {
+func (response DeleteInstanceClientCertificate429JSONResponse) VisitDeleteInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteInstanceClientCertificate500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response DeleteInstanceClientCertificate500JSONResponse) VisitDeleteInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1307,9 +2022,9 @@ func (response DeleteClientCertificate500JSONResponse) VisitDeleteClientCertific
 	return err
 }
 
-type DeleteClientCertificate503JSONResponse struct{ UnavailableJSONResponse }
+type DeleteInstanceClientCertificate503JSONResponse struct{ UnavailableJSONResponse }
 
-func (response DeleteClientCertificate503JSONResponse) VisitDeleteClientCertificateResponse(w http.ResponseWriter) error {
+func (response DeleteInstanceClientCertificate503JSONResponse) VisitDeleteInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1321,17 +2036,17 @@ func (response DeleteClientCertificate503JSONResponse) VisitDeleteClientCertific
 	return err
 }
 
-type ListEndpointsRequestObject struct {
+type ListInstanceEndpointsRequestObject struct {
 	ID InstanceID `json:"id"`
 }
 
-type ListEndpointsResponseObject interface {
-	VisitListEndpointsResponse(w http.ResponseWriter) error
+type ListInstanceEndpointsResponseObject interface {
+	VisitListInstanceEndpointsResponse(w http.ResponseWriter) error
 }
 
-type ListEndpoints200JSONResponse EndpointCollection
+type ListInstanceEndpoints200JSONResponse EndpointCollection
 
-func (response ListEndpoints200JSONResponse) VisitListEndpointsResponse(w http.ResponseWriter) error {
+func (response ListInstanceEndpoints200JSONResponse) VisitListInstanceEndpointsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1343,9 +2058,9 @@ func (response ListEndpoints200JSONResponse) VisitListEndpointsResponse(w http.R
 	return err
 }
 
-type ListEndpoints400JSONResponse struct{ BadRequestJSONResponse }
+type ListInstanceEndpoints400JSONResponse struct{ BadRequestJSONResponse }
 
-func (response ListEndpoints400JSONResponse) VisitListEndpointsResponse(w http.ResponseWriter) error {
+func (response ListInstanceEndpoints400JSONResponse) VisitListInstanceEndpointsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1357,9 +2072,9 @@ func (response ListEndpoints400JSONResponse) VisitListEndpointsResponse(w http.R
 	return err
 }
 
-type ListEndpoints401JSONResponse struct{ UnauthorizedJSONResponse }
+type ListInstanceEndpoints401JSONResponse struct{ UnauthorizedJSONResponse }
 
-func (response ListEndpoints401JSONResponse) VisitListEndpointsResponse(w http.ResponseWriter) error {
+func (response ListInstanceEndpoints401JSONResponse) VisitListInstanceEndpointsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -1372,9 +2087,23 @@ func (response ListEndpoints401JSONResponse) VisitListEndpointsResponse(w http.R
 	return err
 }
 
-type ListEndpoints404JSONResponse struct{ NotFoundJSONResponse }
+type ListInstanceEndpoints403JSONResponse struct{ ForbiddenJSONResponse }
 
-func (response ListEndpoints404JSONResponse) VisitListEndpointsResponse(w http.ResponseWriter) error {
+func (response ListInstanceEndpoints403JSONResponse) VisitListInstanceEndpointsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceEndpoints404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response ListInstanceEndpoints404JSONResponse) VisitListInstanceEndpointsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1386,9 +2115,24 @@ func (response ListEndpoints404JSONResponse) VisitListEndpointsResponse(w http.R
 	return err
 }
 
-type ListEndpoints500JSONResponse struct{ InternalErrorJSONResponse }
+type ListInstanceEndpoints429JSONResponse struct{ TooManyRequestsJSONResponse }
 
-func (response ListEndpoints500JSONResponse) VisitListEndpointsResponse(w http.ResponseWriter) error {
+func (response ListInstanceEndpoints429JSONResponse) VisitListInstanceEndpointsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceEndpoints500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response ListInstanceEndpoints500JSONResponse) VisitListInstanceEndpointsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1400,9 +2144,9 @@ func (response ListEndpoints500JSONResponse) VisitListEndpointsResponse(w http.R
 	return err
 }
 
-type ListEndpoints503JSONResponse struct{ UnavailableJSONResponse }
+type ListInstanceEndpoints503JSONResponse struct{ UnavailableJSONResponse }
 
-func (response ListEndpoints503JSONResponse) VisitListEndpointsResponse(w http.ResponseWriter) error {
+func (response ListInstanceEndpoints503JSONResponse) VisitListInstanceEndpointsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1414,18 +2158,18 @@ func (response ListEndpoints503JSONResponse) VisitListEndpointsResponse(w http.R
 	return err
 }
 
-type ReplaceKeyManagerRequestObject struct {
+type ReplaceInstanceKeyManagerRequestObject struct {
 	ID   InstanceID `json:"id"`
-	Body *ReplaceKeyManagerJSONRequestBody
+	Body *ReplaceInstanceKeyManagerJSONRequestBody
 }
 
-type ReplaceKeyManagerResponseObject interface {
-	VisitReplaceKeyManagerResponse(w http.ResponseWriter) error
+type ReplaceInstanceKeyManagerResponseObject interface {
+	VisitReplaceInstanceKeyManagerResponse(w http.ResponseWriter) error
 }
 
-type ReplaceKeyManager200JSONResponse KeyManager
+type ReplaceInstanceKeyManager200JSONResponse KeyManager
 
-func (response ReplaceKeyManager200JSONResponse) VisitReplaceKeyManagerResponse(w http.ResponseWriter) error {
+func (response ReplaceInstanceKeyManager200JSONResponse) VisitReplaceInstanceKeyManagerResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1437,9 +2181,9 @@ func (response ReplaceKeyManager200JSONResponse) VisitReplaceKeyManagerResponse(
 	return err
 }
 
-type ReplaceKeyManager400JSONResponse struct{ BadRequestJSONResponse }
+type ReplaceInstanceKeyManager400JSONResponse struct{ BadRequestJSONResponse }
 
-func (response ReplaceKeyManager400JSONResponse) VisitReplaceKeyManagerResponse(w http.ResponseWriter) error {
+func (response ReplaceInstanceKeyManager400JSONResponse) VisitReplaceInstanceKeyManagerResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1451,9 +2195,9 @@ func (response ReplaceKeyManager400JSONResponse) VisitReplaceKeyManagerResponse(
 	return err
 }
 
-type ReplaceKeyManager401JSONResponse struct{ UnauthorizedJSONResponse }
+type ReplaceInstanceKeyManager401JSONResponse struct{ UnauthorizedJSONResponse }
 
-func (response ReplaceKeyManager401JSONResponse) VisitReplaceKeyManagerResponse(w http.ResponseWriter) error {
+func (response ReplaceInstanceKeyManager401JSONResponse) VisitReplaceInstanceKeyManagerResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -1466,9 +2210,23 @@ func (response ReplaceKeyManager401JSONResponse) VisitReplaceKeyManagerResponse(
 	return err
 }
 
-type ReplaceKeyManager404JSONResponse struct{ NotFoundJSONResponse }
+type ReplaceInstanceKeyManager403JSONResponse struct{ ForbiddenJSONResponse }
 
-func (response ReplaceKeyManager404JSONResponse) VisitReplaceKeyManagerResponse(w http.ResponseWriter) error {
+func (response ReplaceInstanceKeyManager403JSONResponse) VisitReplaceInstanceKeyManagerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplaceInstanceKeyManager404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response ReplaceInstanceKeyManager404JSONResponse) VisitReplaceInstanceKeyManagerResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1480,9 +2238,9 @@ func (response ReplaceKeyManager404JSONResponse) VisitReplaceKeyManagerResponse(
 	return err
 }
 
-type ReplaceKeyManager409JSONResponse struct{ ConflictJSONResponse }
+type ReplaceInstanceKeyManager409JSONResponse struct{ ConflictJSONResponse }
 
-func (response ReplaceKeyManager409JSONResponse) VisitReplaceKeyManagerResponse(w http.ResponseWriter) error {
+func (response ReplaceInstanceKeyManager409JSONResponse) VisitReplaceInstanceKeyManagerResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1494,9 +2252,9 @@ func (response ReplaceKeyManager409JSONResponse) VisitReplaceKeyManagerResponse(
 	return err
 }
 
-type ReplaceKeyManager413JSONResponse struct{ TooLargeJSONResponse }
+type ReplaceInstanceKeyManager413JSONResponse struct{ TooLargeJSONResponse }
 
-func (response ReplaceKeyManager413JSONResponse) VisitReplaceKeyManagerResponse(w http.ResponseWriter) error {
+func (response ReplaceInstanceKeyManager413JSONResponse) VisitReplaceInstanceKeyManagerResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1508,11 +2266,11 @@ func (response ReplaceKeyManager413JSONResponse) VisitReplaceKeyManagerResponse(
 	return err
 }
 
-type ReplaceKeyManager415JSONResponse struct {
+type ReplaceInstanceKeyManager415JSONResponse struct {
 	UnsupportedMediaTypeJSONResponse
 }
 
-func (response ReplaceKeyManager415JSONResponse) VisitReplaceKeyManagerResponse(w http.ResponseWriter) error {
+func (response ReplaceInstanceKeyManager415JSONResponse) VisitReplaceInstanceKeyManagerResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1524,9 +2282,24 @@ func (response ReplaceKeyManager415JSONResponse) VisitReplaceKeyManagerResponse(
 	return err
 }
 
-type ReplaceKeyManager500JSONResponse struct{ InternalErrorJSONResponse }
+type ReplaceInstanceKeyManager429JSONResponse struct{ TooManyRequestsJSONResponse }
 
-func (response ReplaceKeyManager500JSONResponse) VisitReplaceKeyManagerResponse(w http.ResponseWriter) error {
+func (response ReplaceInstanceKeyManager429JSONResponse) VisitReplaceInstanceKeyManagerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplaceInstanceKeyManager500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response ReplaceInstanceKeyManager500JSONResponse) VisitReplaceInstanceKeyManagerResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1538,9 +2311,9 @@ func (response ReplaceKeyManager500JSONResponse) VisitReplaceKeyManagerResponse(
 	return err
 }
 
-type ReplaceKeyManager503JSONResponse struct{ UnavailableJSONResponse }
+type ReplaceInstanceKeyManager503JSONResponse struct{ UnavailableJSONResponse }
 
-func (response ReplaceKeyManager503JSONResponse) VisitReplaceKeyManagerResponse(w http.ResponseWriter) error {
+func (response ReplaceInstanceKeyManager503JSONResponse) VisitReplaceInstanceKeyManagerResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1552,17 +2325,17 @@ func (response ReplaceKeyManager503JSONResponse) VisitReplaceKeyManagerResponse(
 	return err
 }
 
-type ListRefusalsRequestObject struct {
+type ListInstanceRefusalsRequestObject struct {
 	ID InstanceID `json:"id"`
 }
 
-type ListRefusalsResponseObject interface {
-	VisitListRefusalsResponse(w http.ResponseWriter) error
+type ListInstanceRefusalsResponseObject interface {
+	VisitListInstanceRefusalsResponse(w http.ResponseWriter) error
 }
 
-type ListRefusals200JSONResponse RefusalCollection
+type ListInstanceRefusals200JSONResponse RefusalCollection
 
-func (response ListRefusals200JSONResponse) VisitListRefusalsResponse(w http.ResponseWriter) error {
+func (response ListInstanceRefusals200JSONResponse) VisitListInstanceRefusalsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1574,9 +2347,9 @@ func (response ListRefusals200JSONResponse) VisitListRefusalsResponse(w http.Res
 	return err
 }
 
-type ListRefusals400JSONResponse struct{ BadRequestJSONResponse }
+type ListInstanceRefusals400JSONResponse struct{ BadRequestJSONResponse }
 
-func (response ListRefusals400JSONResponse) VisitListRefusalsResponse(w http.ResponseWriter) error {
+func (response ListInstanceRefusals400JSONResponse) VisitListInstanceRefusalsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1588,9 +2361,9 @@ func (response ListRefusals400JSONResponse) VisitListRefusalsResponse(w http.Res
 	return err
 }
 
-type ListRefusals401JSONResponse struct{ UnauthorizedJSONResponse }
+type ListInstanceRefusals401JSONResponse struct{ UnauthorizedJSONResponse }
 
-func (response ListRefusals401JSONResponse) VisitListRefusalsResponse(w http.ResponseWriter) error {
+func (response ListInstanceRefusals401JSONResponse) VisitListInstanceRefusalsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -1603,9 +2376,23 @@ func (response ListRefusals401JSONResponse) VisitListRefusalsResponse(w http.Res
 	return err
 }
 
-type ListRefusals404JSONResponse struct{ NotFoundJSONResponse }
+type ListInstanceRefusals403JSONResponse struct{ ForbiddenJSONResponse }
 
-func (response ListRefusals404JSONResponse) VisitListRefusalsResponse(w http.ResponseWriter) error {
+func (response ListInstanceRefusals403JSONResponse) VisitListInstanceRefusalsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceRefusals404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response ListInstanceRefusals404JSONResponse) VisitListInstanceRefusalsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1617,9 +2404,24 @@ func (response ListRefusals404JSONResponse) VisitListRefusalsResponse(w http.Res
 	return err
 }
 
-type ListRefusals500JSONResponse struct{ InternalErrorJSONResponse }
+type ListInstanceRefusals429JSONResponse struct{ TooManyRequestsJSONResponse }
 
-func (response ListRefusals500JSONResponse) VisitListRefusalsResponse(w http.ResponseWriter) error {
+func (response ListInstanceRefusals429JSONResponse) VisitListInstanceRefusalsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceRefusals500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response ListInstanceRefusals500JSONResponse) VisitListInstanceRefusalsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1631,9 +2433,332 @@ func (response ListRefusals500JSONResponse) VisitListRefusalsResponse(w http.Res
 	return err
 }
 
-type ListRefusals503JSONResponse struct{ UnavailableJSONResponse }
+type ListInstanceRefusals503JSONResponse struct{ UnavailableJSONResponse }
 
-func (response ListRefusals503JSONResponse) VisitListRefusalsResponse(w http.ResponseWriter) error {
+func (response ListInstanceRefusals503JSONResponse) VisitListInstanceRefusalsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreInstanceRequestObject struct {
+	ID InstanceID `json:"id"`
+}
+
+type RestoreInstanceResponseObject interface {
+	VisitRestoreInstanceResponse(w http.ResponseWriter) error
+}
+
+type RestoreInstance202JSONResponse Instance
+
+func (response RestoreInstance202JSONResponse) VisitRestoreInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(202)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreInstance400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response RestoreInstance400JSONResponse) VisitRestoreInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreInstance401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response RestoreInstance401JSONResponse) VisitRestoreInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreInstance403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response RestoreInstance403JSONResponse) VisitRestoreInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreInstance404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response RestoreInstance404JSONResponse) VisitRestoreInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreInstance409JSONResponse struct{ ConflictJSONResponse }
+
+func (response RestoreInstance409JSONResponse) VisitRestoreInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreInstance429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response RestoreInstance429JSONResponse) VisitRestoreInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreInstance500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response RestoreInstance500JSONResponse) VisitRestoreInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestoreInstance503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response RestoreInstance503JSONResponse) VisitRestoreInstanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetKeyEstimateRequestObject struct {
+	Params GetKeyEstimateParams
+}
+
+type GetKeyEstimateResponseObject interface {
+	VisitGetKeyEstimateResponse(w http.ResponseWriter) error
+}
+
+type GetKeyEstimate200JSONResponse KeyEstimate
+
+func (response GetKeyEstimate200JSONResponse) VisitGetKeyEstimateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetKeyEstimate400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response GetKeyEstimate400JSONResponse) VisitGetKeyEstimateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetKeyEstimate401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response GetKeyEstimate401JSONResponse) VisitGetKeyEstimateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetKeyEstimate429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response GetKeyEstimate429JSONResponse) VisitGetKeyEstimateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetKeyEstimate500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response GetKeyEstimate500JSONResponse) VisitGetKeyEstimateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetKeyEstimate503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response GetKeyEstimate503JSONResponse) VisitGetKeyEstimateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRegionsRequestObject struct {
+}
+
+type ListRegionsResponseObject interface {
+	VisitListRegionsResponse(w http.ResponseWriter) error
+}
+
+type ListRegions200JSONResponse RegionCollection
+
+func (response ListRegions200JSONResponse) VisitListRegionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRegions400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response ListRegions400JSONResponse) VisitListRegionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRegions401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response ListRegions401JSONResponse) VisitListRegionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRegions429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response ListRegions429JSONResponse) VisitListRegionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRegions500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response ListRegions500JSONResponse) VisitListRegionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListRegions503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response ListRegions503JSONResponse) VisitListRegionsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -1647,9 +2772,6 @@ func (response ListRefusals503JSONResponse) VisitListRefusalsResponse(w http.Res
 
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
-	// GetDocument Get this document
-	// (GET /openapi.yaml)
-	GetDocument(ctx context.Context, request GetDocumentRequestObject) (GetDocumentResponseObject, error)
 	// ListInstances List instances
 	// (GET /v1/instances)
 	ListInstances(ctx context.Context, request ListInstancesRequestObject) (ListInstancesResponseObject, error)
@@ -1662,24 +2784,36 @@ type StrictServerInterface interface {
 	// GetInstance Get an instance
 	// (GET /v1/instances/{id})
 	GetInstance(ctx context.Context, request GetInstanceRequestObject) (GetInstanceResponseObject, error)
-	// ListClientCertificates List client certificates
+	// UpdateInstance Rename an instance
+	// (PATCH /v1/instances/{id})
+	UpdateInstance(ctx context.Context, request UpdateInstanceRequestObject) (UpdateInstanceResponseObject, error)
+	// ListInstanceClientCertificates List client certificates
 	// (GET /v1/instances/{id}/client_certificates)
-	ListClientCertificates(ctx context.Context, request ListClientCertificatesRequestObject) (ListClientCertificatesResponseObject, error)
-	// CreateClientCertificate Allow a client certificate
+	ListInstanceClientCertificates(ctx context.Context, request ListInstanceClientCertificatesRequestObject) (ListInstanceClientCertificatesResponseObject, error)
+	// CreateInstanceClientCertificate Allow a client certificate
 	// (POST /v1/instances/{id}/client_certificates)
-	CreateClientCertificate(ctx context.Context, request CreateClientCertificateRequestObject) (CreateClientCertificateResponseObject, error)
-	// DeleteClientCertificate Remove a client certificate
+	CreateInstanceClientCertificate(ctx context.Context, request CreateInstanceClientCertificateRequestObject) (CreateInstanceClientCertificateResponseObject, error)
+	// DeleteInstanceClientCertificate Remove a client certificate
 	// (DELETE /v1/instances/{id}/client_certificates/{certificate_id})
-	DeleteClientCertificate(ctx context.Context, request DeleteClientCertificateRequestObject) (DeleteClientCertificateResponseObject, error)
-	// ListEndpoints List the endpoints to enter in vCenter
+	DeleteInstanceClientCertificate(ctx context.Context, request DeleteInstanceClientCertificateRequestObject) (DeleteInstanceClientCertificateResponseObject, error)
+	// ListInstanceEndpoints List the endpoints to enter in vCenter
 	// (GET /v1/instances/{id}/endpoints)
-	ListEndpoints(ctx context.Context, request ListEndpointsRequestObject) (ListEndpointsResponseObject, error)
-	// ReplaceKeyManager Connect an instance to its key manager
+	ListInstanceEndpoints(ctx context.Context, request ListInstanceEndpointsRequestObject) (ListInstanceEndpointsResponseObject, error)
+	// ReplaceInstanceKeyManager Connect an instance to its key manager
 	// (PUT /v1/instances/{id}/key_manager)
-	ReplaceKeyManager(ctx context.Context, request ReplaceKeyManagerRequestObject) (ReplaceKeyManagerResponseObject, error)
-	// ListRefusals List clients that were turned away
+	ReplaceInstanceKeyManager(ctx context.Context, request ReplaceInstanceKeyManagerRequestObject) (ReplaceInstanceKeyManagerResponseObject, error)
+	// ListInstanceRefusals List clients that were turned away
 	// (GET /v1/instances/{id}/refusals)
-	ListRefusals(ctx context.Context, request ListRefusalsRequestObject) (ListRefusalsResponseObject, error)
+	ListInstanceRefusals(ctx context.Context, request ListInstanceRefusalsRequestObject) (ListInstanceRefusalsResponseObject, error)
+	// RestoreInstance Restore a deleted instance
+	// (POST /v1/instances/{id}/restore)
+	RestoreInstance(ctx context.Context, request RestoreInstanceRequestObject) (RestoreInstanceResponseObject, error)
+	// GetKeyEstimate Estimate the number of keys
+	// (GET /v1/key_estimate)
+	GetKeyEstimate(ctx context.Context, request GetKeyEstimateRequestObject) (GetKeyEstimateResponseObject, error)
+	// ListRegions List regions
+	// (GET /v1/regions)
+	ListRegions(ctx context.Context, request ListRegionsRequestObject) (ListRegionsResponseObject, error)
 }
 
 type StrictHandlerFunc func(ctx context.Context, w http.ResponseWriter, r *http.Request, request any) (any, error)
@@ -1721,33 +2855,11 @@ type strictHandler struct {
 	options     StrictHTTPServerOptions
 }
 
-// GetDocument operation middleware
-func (sh *strictHandler) GetDocument(w http.ResponseWriter, r *http.Request) {
-	var request GetDocumentRequestObject
-
-	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
-		return sh.ssi.GetDocument(ctx, request.(GetDocumentRequestObject))
-	}
-	for _, middleware := range sh.middlewares {
-		handler = middleware(handler, "GetDocument")
-	}
-
-	response, err := handler(r.Context(), w, r, request)
-
-	if err != nil {
-		sh.options.ResponseErrorHandlerFunc(w, r, err)
-	} else if validResponse, ok := response.(GetDocumentResponseObject); ok {
-		if err := validResponse.VisitGetDocumentResponse(w); err != nil {
-			sh.options.ResponseErrorHandlerFunc(w, r, err)
-		}
-	} else if response != nil {
-		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
-	}
-}
-
 // ListInstances operation middleware
-func (sh *strictHandler) ListInstances(w http.ResponseWriter, r *http.Request) {
+func (sh *strictHandler) ListInstances(w http.ResponseWriter, r *http.Request, params ListInstancesParams) {
 	var request ListInstancesRequestObject
+
+	request.Params = params
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.ListInstances(ctx, request.(ListInstancesRequestObject))
@@ -1770,8 +2882,10 @@ func (sh *strictHandler) ListInstances(w http.ResponseWriter, r *http.Request) {
 }
 
 // CreateInstance operation middleware
-func (sh *strictHandler) CreateInstance(w http.ResponseWriter, r *http.Request) {
+func (sh *strictHandler) CreateInstance(w http.ResponseWriter, r *http.Request, params CreateInstanceParams) {
 	var request CreateInstanceRequestObject
+
+	request.Params = params
 
 	var body CreateInstanceJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {
@@ -1801,10 +2915,11 @@ func (sh *strictHandler) CreateInstance(w http.ResponseWriter, r *http.Request) 
 }
 
 // DeleteInstance operation middleware
-func (sh *strictHandler) DeleteInstance(w http.ResponseWriter, r *http.Request, id InstanceID) {
+func (sh *strictHandler) DeleteInstance(w http.ResponseWriter, r *http.Request, id InstanceID, params DeleteInstanceParams) {
 	var request DeleteInstanceRequestObject
 
 	request.ID = id
+	request.Params = params
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
 		return sh.ssi.DeleteInstance(ctx, request.(DeleteInstanceRequestObject))
@@ -1852,39 +2967,14 @@ func (sh *strictHandler) GetInstance(w http.ResponseWriter, r *http.Request, id 
 	}
 }
 
-// ListClientCertificates operation middleware
-func (sh *strictHandler) ListClientCertificates(w http.ResponseWriter, r *http.Request, id InstanceID) {
-	var request ListClientCertificatesRequestObject
+// UpdateInstance operation middleware
+func (sh *strictHandler) UpdateInstance(w http.ResponseWriter, r *http.Request, id InstanceID, params UpdateInstanceParams) {
+	var request UpdateInstanceRequestObject
 
 	request.ID = id
+	request.Params = params
 
-	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
-		return sh.ssi.ListClientCertificates(ctx, request.(ListClientCertificatesRequestObject))
-	}
-	for _, middleware := range sh.middlewares {
-		handler = middleware(handler, "ListClientCertificates")
-	}
-
-	response, err := handler(r.Context(), w, r, request)
-
-	if err != nil {
-		sh.options.ResponseErrorHandlerFunc(w, r, err)
-	} else if validResponse, ok := response.(ListClientCertificatesResponseObject); ok {
-		if err := validResponse.VisitListClientCertificatesResponse(w); err != nil {
-			sh.options.ResponseErrorHandlerFunc(w, r, err)
-		}
-	} else if response != nil {
-		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
-	}
-}
-
-// CreateClientCertificate operation middleware
-func (sh *strictHandler) CreateClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID) {
-	var request CreateClientCertificateRequestObject
-
-	request.ID = id
-
-	var body CreateClientCertificateJSONRequestBody
+	var body UpdateInstanceApplicationMergePatchPlusJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {
 		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
 		return
@@ -1892,18 +2982,18 @@ func (sh *strictHandler) CreateClientCertificate(w http.ResponseWriter, r *http.
 	request.Body = &body
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
-		return sh.ssi.CreateClientCertificate(ctx, request.(CreateClientCertificateRequestObject))
+		return sh.ssi.UpdateInstance(ctx, request.(UpdateInstanceRequestObject))
 	}
 	for _, middleware := range sh.middlewares {
-		handler = middleware(handler, "CreateClientCertificate")
+		handler = middleware(handler, "UpdateInstance")
 	}
 
 	response, err := handler(r.Context(), w, r, request)
 
 	if err != nil {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
-	} else if validResponse, ok := response.(CreateClientCertificateResponseObject); ok {
-		if err := validResponse.VisitCreateClientCertificateResponse(w); err != nil {
+	} else if validResponse, ok := response.(UpdateInstanceResponseObject); ok {
+		if err := validResponse.VisitUpdateInstanceResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -1911,26 +3001,86 @@ func (sh *strictHandler) CreateClientCertificate(w http.ResponseWriter, r *http.
 	}
 }
 
-// DeleteClientCertificate operation middleware
-func (sh *strictHandler) DeleteClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID Identifier) {
-	var request DeleteClientCertificateRequestObject
+// ListInstanceClientCertificates operation middleware
+func (sh *strictHandler) ListInstanceClientCertificates(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	var request ListInstanceClientCertificatesRequestObject
+
+	request.ID = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListInstanceClientCertificates(ctx, request.(ListInstanceClientCertificatesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListInstanceClientCertificates")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListInstanceClientCertificatesResponseObject); ok {
+		if err := validResponse.VisitListInstanceClientCertificatesResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateInstanceClientCertificate operation middleware
+func (sh *strictHandler) CreateInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, params CreateInstanceClientCertificateParams) {
+	var request CreateInstanceClientCertificateRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	var body CreateInstanceClientCertificateJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateInstanceClientCertificate(ctx, request.(CreateInstanceClientCertificateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateInstanceClientCertificate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateInstanceClientCertificateResponseObject); ok {
+		if err := validResponse.VisitCreateInstanceClientCertificateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteInstanceClientCertificate operation middleware
+func (sh *strictHandler) DeleteInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID Identifier) {
+	var request DeleteInstanceClientCertificateRequestObject
 
 	request.ID = id
 	request.CertificateID = certificateID
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
-		return sh.ssi.DeleteClientCertificate(ctx, request.(DeleteClientCertificateRequestObject))
+		return sh.ssi.DeleteInstanceClientCertificate(ctx, request.(DeleteInstanceClientCertificateRequestObject))
 	}
 	for _, middleware := range sh.middlewares {
-		handler = middleware(handler, "DeleteClientCertificate")
+		handler = middleware(handler, "DeleteInstanceClientCertificate")
 	}
 
 	response, err := handler(r.Context(), w, r, request)
 
 	if err != nil {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
-	} else if validResponse, ok := response.(DeleteClientCertificateResponseObject); ok {
-		if err := validResponse.VisitDeleteClientCertificateResponse(w); err != nil {
+	} else if validResponse, ok := response.(DeleteInstanceClientCertificateResponseObject); ok {
+		if err := validResponse.VisitDeleteInstanceClientCertificateResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -1938,25 +3088,25 @@ func (sh *strictHandler) DeleteClientCertificate(w http.ResponseWriter, r *http.
 	}
 }
 
-// ListEndpoints operation middleware
-func (sh *strictHandler) ListEndpoints(w http.ResponseWriter, r *http.Request, id InstanceID) {
-	var request ListEndpointsRequestObject
+// ListInstanceEndpoints operation middleware
+func (sh *strictHandler) ListInstanceEndpoints(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	var request ListInstanceEndpointsRequestObject
 
 	request.ID = id
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
-		return sh.ssi.ListEndpoints(ctx, request.(ListEndpointsRequestObject))
+		return sh.ssi.ListInstanceEndpoints(ctx, request.(ListInstanceEndpointsRequestObject))
 	}
 	for _, middleware := range sh.middlewares {
-		handler = middleware(handler, "ListEndpoints")
+		handler = middleware(handler, "ListInstanceEndpoints")
 	}
 
 	response, err := handler(r.Context(), w, r, request)
 
 	if err != nil {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
-	} else if validResponse, ok := response.(ListEndpointsResponseObject); ok {
-		if err := validResponse.VisitListEndpointsResponse(w); err != nil {
+	} else if validResponse, ok := response.(ListInstanceEndpointsResponseObject); ok {
+		if err := validResponse.VisitListInstanceEndpointsResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -1964,13 +3114,13 @@ func (sh *strictHandler) ListEndpoints(w http.ResponseWriter, r *http.Request, i
 	}
 }
 
-// ReplaceKeyManager operation middleware
-func (sh *strictHandler) ReplaceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID) {
-	var request ReplaceKeyManagerRequestObject
+// ReplaceInstanceKeyManager operation middleware
+func (sh *strictHandler) ReplaceInstanceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	var request ReplaceInstanceKeyManagerRequestObject
 
 	request.ID = id
 
-	var body ReplaceKeyManagerJSONRequestBody
+	var body ReplaceInstanceKeyManagerJSONRequestBody
 	if err := runtime.BindJSONBody(r, &body); err != nil {
 		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
 		return
@@ -1978,18 +3128,18 @@ func (sh *strictHandler) ReplaceKeyManager(w http.ResponseWriter, r *http.Reques
 	request.Body = &body
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
-		return sh.ssi.ReplaceKeyManager(ctx, request.(ReplaceKeyManagerRequestObject))
+		return sh.ssi.ReplaceInstanceKeyManager(ctx, request.(ReplaceInstanceKeyManagerRequestObject))
 	}
 	for _, middleware := range sh.middlewares {
-		handler = middleware(handler, "ReplaceKeyManager")
+		handler = middleware(handler, "ReplaceInstanceKeyManager")
 	}
 
 	response, err := handler(r.Context(), w, r, request)
 
 	if err != nil {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
-	} else if validResponse, ok := response.(ReplaceKeyManagerResponseObject); ok {
-		if err := validResponse.VisitReplaceKeyManagerResponse(w); err != nil {
+	} else if validResponse, ok := response.(ReplaceInstanceKeyManagerResponseObject); ok {
+		if err := validResponse.VisitReplaceInstanceKeyManagerResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
@@ -1997,25 +3147,101 @@ func (sh *strictHandler) ReplaceKeyManager(w http.ResponseWriter, r *http.Reques
 	}
 }
 
-// ListRefusals operation middleware
-func (sh *strictHandler) ListRefusals(w http.ResponseWriter, r *http.Request, id InstanceID) {
-	var request ListRefusalsRequestObject
+// ListInstanceRefusals operation middleware
+func (sh *strictHandler) ListInstanceRefusals(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	var request ListInstanceRefusalsRequestObject
 
 	request.ID = id
 
 	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
-		return sh.ssi.ListRefusals(ctx, request.(ListRefusalsRequestObject))
+		return sh.ssi.ListInstanceRefusals(ctx, request.(ListInstanceRefusalsRequestObject))
 	}
 	for _, middleware := range sh.middlewares {
-		handler = middleware(handler, "ListRefusals")
+		handler = middleware(handler, "ListInstanceRefusals")
 	}
 
 	response, err := handler(r.Context(), w, r, request)
 
 	if err != nil {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
-	} else if validResponse, ok := response.(ListRefusalsResponseObject); ok {
-		if err := validResponse.VisitListRefusalsResponse(w); err != nil {
+	} else if validResponse, ok := response.(ListInstanceRefusalsResponseObject); ok {
+		if err := validResponse.VisitListInstanceRefusalsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RestoreInstance operation middleware
+func (sh *strictHandler) RestoreInstance(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	var request RestoreInstanceRequestObject
+
+	request.ID = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RestoreInstance(ctx, request.(RestoreInstanceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RestoreInstance")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RestoreInstanceResponseObject); ok {
+		if err := validResponse.VisitRestoreInstanceResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetKeyEstimate operation middleware
+func (sh *strictHandler) GetKeyEstimate(w http.ResponseWriter, r *http.Request, params GetKeyEstimateParams) {
+	var request GetKeyEstimateRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetKeyEstimate(ctx, request.(GetKeyEstimateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetKeyEstimate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetKeyEstimateResponseObject); ok {
+		if err := validResponse.VisitGetKeyEstimateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListRegions operation middleware
+func (sh *strictHandler) ListRegions(w http.ResponseWriter, r *http.Request) {
+	var request ListRegionsRequestObject
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListRegions(ctx, request.(ListRegionsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListRegions")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListRegionsResponseObject); ok {
+		if err := validResponse.VisitListRegionsResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

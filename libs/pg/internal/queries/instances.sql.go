@@ -81,6 +81,32 @@ func (q *Queries) ClaimFingerprint(ctx context.Context, der []byte) error {
 	return err
 }
 
+const countInstances = `-- name: CountInstances :one
+SELECT count(*)::integer FROM instances i
+WHERE i.account = $1 AND (i.deleted_at IS NULL OR $2::boolean AND i.deleted_at > now() - interval '30 days')
+    AND ($3::text = '' OR i.name = $3)
+    AND ($4::text = '' OR i.status = $4)
+`
+
+type CountInstancesParams struct {
+	Account string
+	Deleted bool
+	Name    string
+	Status  string
+}
+
+func (q *Queries) CountInstances(ctx context.Context, arg CountInstancesParams) (int32, error) {
+	row := q.db.QueryRow(ctx, countInstances,
+		arg.Account,
+		arg.Deleted,
+		arg.Name,
+		arg.Status,
+	)
+	var column_1 int32
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
 const createInstance = `-- name: CreateInstance :exec
 INSERT INTO instances (id, account, name, region, status, suspended, shared, created_by)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -233,17 +259,27 @@ func (q *Queries) ListEndpoints(ctx context.Context, instanceID string) ([]ListE
 }
 
 const listInstances = `-- name: ListInstances :many
-SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at, i.revision,
+SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at, i.deleted_at, i.revision,
     k.type, k.instance_crn, k.key_ring, k.root_key_id, k.sealed_api_key
 FROM instances i
 LEFT JOIN key_managers k ON k.instance_id = i.id
-WHERE i.account = $1 AND i.deleted_at IS NULL AND ($2::uuid IS NULL OR i.id = $2::uuid)
+WHERE i.account = $1 AND (i.deleted_at IS NULL OR $2::boolean AND i.deleted_at > now() - interval '30 days')
+    AND ($3::uuid IS NULL OR i.id = $3::uuid)
+    AND ($4::text = '' OR i.name = $4)
+    AND ($5::text = '' OR i.status = $5)
+    AND ($6::uuid IS NULL OR (i.created_at, i.id) > (SELECT s.created_at, s.id FROM instances s WHERE s.id = $6::uuid))
 ORDER BY i.created_at, i.id
+LIMIT $7
 `
 
 type ListInstancesParams struct {
 	Account string
+	Deleted bool
 	ID      *string
+	Name    string
+	Status  string
+	After   *string
+	Most    int32
 }
 
 type ListInstancesRow struct {
@@ -257,6 +293,7 @@ type ListInstancesRow struct {
 	CreatedBy    string
 	CreatedAt    time.Time
 	UpdatedAt    time.Time
+	DeletedAt    *time.Time
 	Revision     int64
 	Type         *string
 	InstanceCrn  *string
@@ -265,9 +302,18 @@ type ListInstancesRow struct {
 	SealedApiKey []byte
 }
 
-// All instances of an account, or the one with an id.
+// A page of an account's instances behind the one with an id, the oldest first. Deleted ones are among
+// them if they are asked for and can be restored.
 func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([]ListInstancesRow, error) {
-	rows, err := q.db.Query(ctx, listInstances, arg.Account, arg.ID)
+	rows, err := q.db.Query(ctx, listInstances,
+		arg.Account,
+		arg.Deleted,
+		arg.ID,
+		arg.Name,
+		arg.Status,
+		arg.After,
+		arg.Most,
+	)
 	if err != nil {
 		return nil, err
 	}
@@ -286,6 +332,7 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 			&i.CreatedBy,
 			&i.CreatedAt,
 			&i.UpdatedAt,
+			&i.DeletedAt,
 			&i.Revision,
 			&i.Type,
 			&i.InstanceCrn,
@@ -304,7 +351,8 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 }
 
 const lockInstance = `-- name: LockInstance :many
-SELECT id FROM instances WHERE account = $1 AND id = $2 AND deleted_at IS NULL FOR UPDATE
+SELECT id FROM instances
+WHERE account = $1 AND id = $2 AND (deleted_at IS NULL OR deleted_at > now() - interval '30 days') FOR UPDATE
 `
 
 type LockInstanceParams struct {
@@ -358,6 +406,37 @@ func (q *Queries) PutKeyManager(ctx context.Context, arg PutKeyManagerParams) er
 		arg.RootKeyID,
 		arg.SealedApiKey,
 	)
+	return err
+}
+
+const renameInstance = `-- name: RenameInstance :exec
+UPDATE instances SET name = $1, updated_at = now() WHERE account = $2 AND id = $3
+`
+
+type RenameInstanceParams struct {
+	Name    string
+	Account string
+	ID      string
+}
+
+func (q *Queries) RenameInstance(ctx context.Context, arg RenameInstanceParams) error {
+	_, err := q.db.Exec(ctx, renameInstance, arg.Name, arg.Account, arg.ID)
+	return err
+}
+
+const restoreInstance = `-- name: RestoreInstance :exec
+UPDATE instances SET deleted_at = NULL, updated_at = now(),
+    status = CASE WHEN EXISTS (SELECT FROM key_managers k WHERE k.instance_id = instances.id) THEN 'installed' ELSE 'inactive' END
+WHERE account = $1 AND id = $2
+`
+
+type RestoreInstanceParams struct {
+	Account string
+	ID      string
+}
+
+func (q *Queries) RestoreInstance(ctx context.Context, arg RestoreInstanceParams) error {
+	_, err := q.db.Exec(ctx, restoreInstance, arg.Account, arg.ID)
 	return err
 }
 
