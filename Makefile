@@ -43,6 +43,10 @@ test-race: ## the unit tests and those on PostgreSQL, three times in another ord
 lint: $(BIN)/golangci-lint-$(GOLANGCI_LINT) ## static checks and formatting
 	$< run $(PACKAGES)
 
+.PHONY: lint-api
+lint-api: ## IBM's OpenAPI linter over the documents in api
+	./.ci/lint-api
+
 .PHONY: generate
 generate: $(BIN)/oapi-codegen-$(OAPI_CODEGEN) $(BIN)/sqlc-$(SQLC) ## write the generated code again
 	PATH="$(BIN)/tools:$$PATH" go generate $(PACKAGES)
