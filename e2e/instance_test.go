@@ -144,10 +144,23 @@ func (i *instance) authorize(t *testing.T) string {
 	return i.env["IAM_POLICY_URL"] + "/v1/policies/" + made.ID
 }
 
-// api calls the REST API as the account's user.
-func (i *instance) api(t *testing.T, method, path string, body any) answer {
+// api calls the REST API as the account's user, and holds request and answer
+// to its document; header holds pairs of name and value.
+func (i *instance) api(t *testing.T, method, path string, body any, header ...string) answer {
 	t.Helper()
-	return call(t, method, i.env["API_URL"]+path, map[string]string{"Authorization": "Bearer " + i.bearer}, body)
+	headers := map[string]string{"Authorization": "Bearer " + i.bearer}
+	if body != nil {
+		headers["Content-Type"] = "application/json"
+	}
+	if method == http.MethodPatch {
+		headers["Content-Type"] = "application/merge-patch+json"
+	}
+	for at := 0; at < len(header); at += 2 {
+		headers[header[at]] = header[at+1]
+	}
+	a := call(t, method, i.env["API_URL"]+path, headers, body)
+	checkContract(t, method, path, headers, body, a)
+	return a
 }
 
 // newCertificate makes a client certificate like vCenter's.
