@@ -90,6 +90,21 @@ func violations(ctx context.Context, router routers.Router, request *http.Reques
 	return asked, answered
 }
 
+// TestDocumentsAreValid checks both documents against OpenAPI, their examples
+// against their schemas.
+func TestDocumentsAreValid(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{"openapi.yaml": api.CustomerDocument, "admin.yaml": api.AdminDocument} {
+		document, err := openapi3.NewLoader().LoadFromData([]byte(text))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := document.Validate(t.Context()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestContractSeesViolations keeps the check itself honest.
 func TestContractSeesViolations(t *testing.T) {
 	t.Parallel()

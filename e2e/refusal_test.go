@@ -136,7 +136,9 @@ func TestTokens(t *testing.T) {
 		"the algorithm is none": "eyJhbGciOiJub25lIn0." + parts[1] + ".",
 	} {
 		for _, path := range []string{"/v1/instances", "/v1/instances/" + i.id} {
-			a := call(t, http.MethodGet, i.env["API_URL"]+path, map[string]string{"Authorization": "Bearer " + bearer}, nil)
+			header := map[string]string{"Authorization": "Bearer " + bearer}
+			a := call(t, http.MethodGet, i.env["API_URL"]+path, header, nil)
+			checkContract(t, http.MethodGet, path, header, nil, a)
 			if a.status != http.StatusUnauthorized || a.header.Get("WWW-Authenticate") == "" {
 				t.Errorf("%s: GET %s answered %d, %s", name, path, a.status, a.body)
 			}

@@ -3,11 +3,13 @@ package control
 import (
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/kmip-for-vmware/kmip/api"
 	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/pg"
 )
 
 // Every kind has its own row in the table; the two internal ones aside, none
@@ -46,6 +48,27 @@ func FuzzCheckJSON(f *testing.F) {
 			if status, entry := describe(one); status != http.StatusBadRequest || len(entry.Message) > 2048 {
 				t.Errorf("%q: %d %s", data, status, entry.Message)
 			}
+		}
+	})
+}
+
+// Whatever a query or an If-Match holds, it is understood or refused with 400.
+func FuzzQueryAndEntityTags(f *testing.F) {
+	f.Add("limit=1&start=x", `"a", "b"`)
+	f.Add("limit=1&limit=%zz&%00=`", `W/"a"`)
+	f.Add("name=", "*")
+	f.Fuzz(func(t *testing.T, query, tags string) {
+		match, matchErr := matches(&tags)
+		for _, err := range []error{checkQuery(query, nil), checkQuery(query, []string{"limit", "start"}), matchErr} {
+			if err == nil {
+				continue
+			}
+			if status, entry := describe(err); status != http.StatusBadRequest || len(entry.Message) > 2048 || entry.Target != nil && len(entry.Target.Name) > 512 {
+				t.Errorf("%q, %q: %d %+v", query, tags, status, entry)
+			}
+		}
+		if i := (pg.Instance{ID: "a"}); match != nil && match(i) && !strings.Contains(tags, etag(i)) {
+			t.Errorf("%q matches %s", tags, etag(i))
 		}
 	})
 }

@@ -14,8 +14,8 @@ import (
 
 // What an account may ask of one control plane.
 const (
-	requestsPerSecond = 50
-	requestsAtOnce    = 200
+	requestsPerSecond = 100
+	requestsAtOnce    = 1000
 	// maxLimited bounds how many accounts are counted before those that have
 	// not asked for some seconds are forgotten.
 	maxLimited = 10_000

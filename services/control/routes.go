@@ -33,7 +33,7 @@ const (
 	checksDeadline = checkDeadline + quick
 	smallBody      = 4 << 10
 	pemBody        = 32 << 10 // the PEM's 16 KiB, escaped, and a name
-	checkCost      = 4
+	checkCost      = 20
 )
 
 // route is who may use a route, what requests to it may hold, and its limits.
