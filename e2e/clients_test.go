@@ -129,7 +129,7 @@ func runPyKMIP(t *testing.T, to tenant, version string) {
 	if want := []string{"PRE_ACTIVE", "ACTIVE", "DEACTIVATED", "DESTROYED"}; !slices.Equal(got.States, want) {
 		t.Errorf("states %v, want %v", got.States, want)
 	}
-	if got.AddRefused != "ILLEGAL_OPERATION" || got.DestroyActive != "PERMISSION_DENIED" ||
+	if got.AddRefused != "PERMISSION_DENIED" || got.DestroyActive != "PERMISSION_DENIED" ||
 		got.GetDestroyed != "ITEM_NOT_FOUND" || got.GetUnknown != "ITEM_NOT_FOUND" {
 		t.Errorf("refusals: %s", out)
 	}

@@ -155,8 +155,7 @@ func (e *Engine) Attributes(ctx context.Context, t *tenant.Tenant, id kmip.Objec
 	if err != nil {
 		return nil, err
 	}
-	r.Object.State = r.Object.Current(e.now())
-	return r.Object.Attributes(names), nil
+	return r.Object.Attributes(names, e.now()), nil
 }
 
 // AddAttribute adds an instance of an attribute and returns it with its index

@@ -29,6 +29,9 @@ const (
 	FeatureMissing                 // an option of the operation is not built
 	FormatMissing                  // the key can't be given in that format
 	CompressionMissing             // the key can't be given with that compression
+	NamespaceMissing               // the server makes no application data for that namespace
+	Sensitive                      // the bytes may not leave unwrapped
+	NotExtractable                 // the bytes may not leave
 	IndexOutOfBounds               // an attribute can't have that many instances
 	TooLarge                       // the answer or request exceeds a limit
 	Throttled                      // a limit of this caller; try again later
@@ -39,7 +42,7 @@ const (
 var kindNames = [...]string{
 	"internal", "malformed", "invalid", "missing", "unauthenticated", "denied", "not_found", "exists",
 	"conflict", "illegal", "gone", "unsupported", "feature_missing", "format_missing", "compression_missing",
-	"index_out_of_bounds", "too_large", "throttled", "unavailable", "corrupt",
+	"namespace_missing", "sensitive", "not_extractable", "index_out_of_bounds", "too_large", "throttled", "unavailable", "corrupt",
 }
 
 // String returns the kind's name as it appears in logs and metrics.

@@ -8,15 +8,12 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
 )
 
-// Tags of the members of Name (KMIP 1.4, 9.1.3.1).
-const tagNameValue, tagNameType = 0x420055, 0x420054
-
 func TestFilter(t *testing.T) {
 	name := kmip.Attribute{Name: kmip.AttributeName, Value: kmip.Struct(
 		kmip.Field{Tag: tagNameValue, Value: kmip.Text("db")}, kmip.Field{Tag: tagNameType, Value: kmip.Enum(uint32(1))})}
 	o, err := kmip.NewObject(kmip.SymmetricKey, template(name,
 		kmip.Attribute{Name: kmip.AttributeActivationDate, Value: kmip.Time(now.Add(time.Hour))},
-		kmip.Attribute{Name: "x-Size", Value: kmip.Int(7)}), now)
+		bits(7), kmip.Attribute{Name: "x-Size", Value: kmip.Int(7)}), now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,6 +41,12 @@ func TestFilter(t *testing.T) {
 		"Pre-Active now":          {[]kmip.Attribute{state(kmip.PreActive)}, 0, true},
 		"Pre-Active later":        {[]kmip.Attribute{state(kmip.PreActive)}, 2 * time.Hour, false},
 		"Active later":            {[]kmip.Attribute{state(kmip.Active)}, 2 * time.Hour, true},
+		"less than it may":        {[]kmip.Attribute{bits(6)}, 0, true},
+		"more than it may":        {[]kmip.Attribute{bits(8)}, 0, false},
+		"part of its uses":        {[]kmip.Attribute{given(kmip.AttributeCryptographicUsageMask, kmip.Int(8))}, 0, true},
+		"another use":             {[]kmip.Attribute{given(kmip.AttributeCryptographicUsageMask, kmip.Int(9))}, 0, false},
+		"a fresh one":             {[]kmip.Attribute{given(kmip.AttributeFresh, kmip.Bool(true))}, 0, true},
+		"a server's name":         {[]kmip.Attribute{given("y-a", kmip.Int(1))}, 0, false},
 		"both, one wrong":         {[]kmip.Attribute{name, state(kmip.Active)}, 0, false},
 	} {
 		f, err := kmip.NewFilter(c.ask)
@@ -54,48 +57,15 @@ func TestFilter(t *testing.T) {
 			t.Errorf("%s: %t, want %t", title, got, c.want)
 		}
 	}
+	if _, err := kmip.NewFilter([]kmip.Attribute{date(0), date(1), date(2)}); fault.KindOf(err) != fault.Invalid {
+		t.Errorf("a date three times: %v", err)
+	}
+	if f, err := kmip.NewFilter([]kmip.Attribute{state(kmip.PreActive), name}); err != nil {
+		t.Error(err)
+	} else if named, ok := f.Name(); ok {
+		t.Errorf("a filter that destroyed objects match may not be answered by the name %q alone", named)
+	}
 	if _, err := kmip.NewFilter([]kmip.Attribute{{Name: "Colour"}}); fault.KindOf(err) != fault.Invalid {
 		t.Errorf("an unknown attribute: %v", err)
-	}
-}
-
-// TestRevocationTable tries every reason in every state (KMIP 1.4, 3.22).
-func TestRevocationTable(t *testing.T) {
-	const deactivate, compromise = kmip.RevocationReason(1), kmip.KeyCompromise
-	for _, c := range []struct {
-		from   kmip.State
-		reason kmip.RevocationReason
-		to     kmip.State // 0: refused
-	}{
-		{kmip.PreActive, deactivate, 0},
-		{kmip.PreActive, compromise, kmip.Compromised},
-		{kmip.Active, deactivate, kmip.Deactivated},
-		{kmip.Active, compromise, kmip.Compromised},
-		{kmip.Deactivated, deactivate, 0},
-		{kmip.Deactivated, compromise, kmip.Compromised},
-		{kmip.Compromised, deactivate, 0},
-		{kmip.Compromised, compromise, 0},
-		{kmip.Destroyed, deactivate, 0},
-		{kmip.Destroyed, compromise, kmip.DestroyedCompromised},
-		{kmip.DestroyedCompromised, deactivate, 0},
-		{kmip.DestroyedCompromised, compromise, 0},
-	} {
-		o := kmip.Object{State: c.from}
-		err := o.Revoke(kmip.Revocation{Reason: c.reason}, now.Add(-time.Hour), now)
-		switch {
-		case c.to == 0 && (fault.KindOf(err) != fault.Illegal || o.State != c.from):
-			t.Errorf("%s, reason %d: now %s, %v, want Illegal", c.from, c.reason, o.State, err)
-		case c.to != 0 && (err != nil || o.State != c.to):
-			t.Errorf("%s, reason %d: now %s, %v, want %s", c.from, c.reason, o.State, err, c.to)
-		}
-	}
-	due := kmip.Object{State: kmip.Active, DeactivationDate: now.Add(-time.Second)}
-	if got := due.Current(now); got != kmip.Deactivated {
-		t.Errorf("after the Deactivation Date: %s", got)
-	}
-	early := template(kmip.Attribute{Name: kmip.AttributeActivationDate, Value: kmip.Time(now)},
-		kmip.Attribute{Name: kmip.AttributeDeactivationDate, Value: kmip.Time(now.Add(-time.Hour))})
-	if _, err := kmip.NewObject(kmip.SymmetricKey, early, now); fault.KindOf(err) != fault.Invalid {
-		t.Errorf("deactivation before activation: %v", err)
 	}
 }

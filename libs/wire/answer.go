@@ -108,7 +108,7 @@ func (a *answer) fail(o openItem, err error) {
 	a.keys = a.keys[:o.keys]
 	a.Truncate(o.result)
 	a.Enum(kmip14.TagResultStatus, uint32(kmip14.ResultStatusOperationFailed))
-	a.Enum(kmip14.TagResultReason, uint32(reasonOf(err)))
+	a.Enum(kmip14.TagResultReason, uint32(reasonOf(err, a.version)))
 	a.Text(kmip14.TagResultMessage, fault.Public(err))
 	a.End(o.item)
 	a.count++

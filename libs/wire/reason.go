@@ -27,6 +27,9 @@ var reasons = [...]kmip14.ResultReason{
 	fault.FeatureMissing:     kmip14.ResultReasonFeatureNotSupported,
 	fault.FormatMissing:      kmip14.ResultReasonKeyFormatTypeNotSupported,
 	fault.CompressionMissing: kmip14.ResultReasonKeyCompressionTypeNotSupported,
+	fault.NamespaceMissing:   kmip14.ResultReasonApplicationNamespaceNotSupported,
+	fault.Sensitive:          kmip14.ResultReasonSensitive,
+	fault.NotExtractable:     kmip14.ResultReasonNotExtractable,
 	fault.IndexOutOfBounds:   kmip14.ResultReasonIndexOutOfBounds,
 	fault.TooLarge:           kmip14.ResultReasonResponseTooLarge,
 	fault.Throttled:          kmip14.ResultReasonGeneralFailure,
@@ -34,12 +37,17 @@ var reasons = [...]kmip14.ResultReason{
 	fault.Corrupt:            kmip14.ResultReasonGeneralFailure,
 }
 
-// reasonOf returns the result reason of an error, 0 for nil.
-func reasonOf(err error) kmip14.ResultReason {
+// reasonOf returns the result reason of an error as a version knows it, 0 for
+// nil.
+func reasonOf(err error, v version) kmip14.ResultReason {
 	if err == nil {
 		return 0
 	}
-	if kind := fault.KindOf(err); int(kind) < len(reasons) && reasons[kind] != 0 {
+	kind := fault.KindOf(err)
+	switch {
+	case v.minor < 4 && (kind == fault.Sensitive || kind == fault.NotExtractable): // of KMIP 1.4
+		return kmip14.ResultReasonPermissionDenied
+	case int(kind) < len(reasons) && reasons[kind] != 0:
 		return reasons[kind]
 	}
 	return kmip14.ResultReasonGeneralFailure

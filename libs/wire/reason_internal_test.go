@@ -18,12 +18,12 @@ func TestEveryKindHasAReason(t *testing.T) {
 			t.Errorf("%s has no result reason", kind)
 			continue
 		}
-		got := reasonOf(fmt.Errorf("wrapped: %w", fault.New(kind, "text")))
+		got := reasonOf(fmt.Errorf("wrapped: %w", fault.New(kind, "text")), versions[0])
 		if (got == kmip14.ResultReasonItemNotFound) != missing[kind] {
 			t.Errorf("%s is answered %v", kind, got)
 		}
 	}
-	if got := reasonOf(errors.New("no kind")); got != kmip14.ResultReasonGeneralFailure {
+	if got := reasonOf(errors.New("no kind"), versions[0]); got != kmip14.ResultReasonGeneralFailure {
 		t.Errorf("an error without kind is answered %v", got)
 	}
 }

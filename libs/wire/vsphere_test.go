@@ -213,22 +213,22 @@ func TestPayloadRules(t *testing.T) {
 		request []byte
 		want    kmip14.ResultReason
 	}{
-		"Create, index 0":             {single(kmip14.OperationCreate, vSphere(withIndex(0))...), 0},
-		"Create, index 1":             {single(kmip14.OperationCreate, vSphere(withIndex(1))...), kmip14.ResultReasonInvalidField},
-		"Create, no type":             {single(kmip14.OperationCreate, vSphere()[1]), kmip14.ResultReasonMissingData},
-		"Create, no template":         {single(kmip14.OperationCreate, typ), kmip14.ResultReasonMissingData},
-		"Create from a template":      {single(kmip14.OperationCreate, typ, named), kmip14.ResultReasonItemNotFound},
-		"Create, type twice":          {single(kmip14.OperationCreate, typ, typ), kmip14.ResultReasonInvalidMessage},
-		"Create a certificate":        {single(kmip14.OperationCreate, v(kmip14.TagObjectType, ttlv.EnumValue(1)), vSphere()[1]), kmip14.ResultReasonInvalidField},
-		"Add Attribute, index":        {single(kmip14.OperationAddAttribute, uid(id), withIndex(0)), kmip14.ResultReasonInvalidField},
-		"Add Attribute, State":        {single(kmip14.OperationAddAttribute, uid(id), attr("State", ttlv.EnumValue(2))), kmip14.ResultReasonPermissionDenied},
-		"Add Attribute, none":         {single(kmip14.OperationAddAttribute, uid(id)), kmip14.ResultReasonMissingData},
-		"Add Attribute, second value": {single(kmip14.OperationAddAttribute, uid(id), attr("Cryptographic Length", 256)), kmip14.ResultReasonIllegalOperation},
-		"a long identifier":           {single(kmip14.OperationGet, uid(strings.Repeat("a", kmip.MaxObjectID+1))), kmip14.ResultReasonItemNotFound},
-		"an empty identifier":         {single(kmip14.OperationGet, uid("")), kmip14.ResultReasonItemNotFound},
-		"no identifier":               {single(kmip14.OperationActivate), kmip14.ResultReasonItemNotFound},
-		"an operation not built":      {single(kmip14.OperationReKey), kmip14.ResultReasonOperationNotSupported},
-		"an operation nobody knows":   {single(0x7777), kmip14.ResultReasonOperationNotSupported},
+		"Create, index 0":           {single(kmip14.OperationCreate, vSphere(withIndex(0))...), 0},
+		"Create, index 1":           {single(kmip14.OperationCreate, vSphere(withIndex(1))...), kmip14.ResultReasonInvalidField},
+		"Create, no type":           {single(kmip14.OperationCreate, vSphere()[1]), kmip14.ResultReasonMissingData},
+		"Create, no template":       {single(kmip14.OperationCreate, typ), kmip14.ResultReasonMissingData},
+		"Create from a template":    {single(kmip14.OperationCreate, typ, named), kmip14.ResultReasonItemNotFound},
+		"Create, type twice":        {single(kmip14.OperationCreate, typ, typ), kmip14.ResultReasonInvalidMessage},
+		"Create a certificate":      {single(kmip14.OperationCreate, v(kmip14.TagObjectType, ttlv.EnumValue(1)), vSphere()[1]), kmip14.ResultReasonInvalidField},
+		"Add Attribute, index":      {single(kmip14.OperationAddAttribute, uid(id), withIndex(0)), kmip14.ResultReasonInvalidField},
+		"Add Attribute, State":      {single(kmip14.OperationAddAttribute, uid(id), attr("State", ttlv.EnumValue(2))), kmip14.ResultReasonPermissionDenied},
+		"Add Attribute, none":       {single(kmip14.OperationAddAttribute, uid(id)), kmip14.ResultReasonMissingData},
+		"Add Attribute, set once":   {single(kmip14.OperationAddAttribute, uid(id), attr("Cryptographic Length", 256)), kmip14.ResultReasonPermissionDenied},
+		"a long identifier":         {single(kmip14.OperationGet, uid(strings.Repeat("a", kmip.MaxObjectID+1))), kmip14.ResultReasonItemNotFound},
+		"an empty identifier":       {single(kmip14.OperationGet, uid("")), kmip14.ResultReasonItemNotFound},
+		"no identifier":             {single(kmip14.OperationActivate), kmip14.ResultReasonItemNotFound},
+		"an operation not built":    {single(kmip14.OperationReKey), kmip14.ResultReasonOperationNotSupported},
+		"an operation nobody knows": {single(0x7777), kmip14.ResultReasonOperationNotSupported},
 	} {
 		it := b.one(t, c.request)
 		wantReason(t, name, it, c.want)

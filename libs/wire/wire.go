@@ -125,7 +125,7 @@ func (r *Responder) refuse(q request, err error) Response {
 	return Response{
 		Frame: frame,
 		Close: fault.KindOf(err) == fault.Malformed && !errors.Is(err, errVersion),
-		Items: []Item{{Reason: uint32(reasonOf(err)), Err: err}},
+		Items: []Item{{Reason: uint32(reasonOf(err, a.version)), Err: err}},
 	}
 }
 
@@ -154,7 +154,7 @@ func (b *batch) run(ctx context.Context, c message.Cursor) Item {
 	} else {
 		b.answer.fail(open, err)
 	}
-	return Item{Operation: nameOf(it.operation), Object: b.object, Reason: uint32(reasonOf(err)), Err: err}
+	return Item{Operation: nameOf(it.operation), Object: b.object, Reason: uint32(reasonOf(err, b.version)), Err: err}
 }
 
 func (b *batch) execute(ctx context.Context, it *batchItem) error {
