@@ -2,12 +2,9 @@ package engine
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"sync/atomic"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
@@ -44,7 +41,7 @@ type Engine struct {
 	now         func() time.Time
 	memory      *memory
 	flights     flights
-	away        atomic.Int64 // until when the ledger is not asked, in Unix nanoseconds
+	awayUntil   atomic.Int64 // until when the ledger is not asked, in Unix nanoseconds
 }
 
 // New returns an Engine.
@@ -52,80 +49,30 @@ func New(c Config) *Engine {
 	return &Engine{objects: c.Objects, keyManagers: c.KeyManagers, now: c.Now, memory: newMemory()}
 }
 
-// Key is a managed object with its bytes. The receiver wipes Material.
+// Key is a managed object with its bytes, to be given out in Format. The
+// receiver wipes Material.
 type Key struct {
 	Object   kmip.Object
+	Format   kmip.KeyFormat
 	Material *secret.Bytes
 }
 
 // errUnknown answers for unknown and foreign identifiers alike.
 var errUnknown = fault.New(fault.NotFound, "No object with this unique identifier exists.")
 
-// Create makes a key from the template's attributes and returns its unique
-// identifier once the key is durable in the key manager and in the ledger
-// (KMIP 1.4, 4.1).
-func (e *Engine) Create(ctx context.Context, t *tenant.Tenant, typ kmip.ObjectType, template []kmip.Attribute) (kmip.ObjectID, error) {
-	object, err := kmip.NewObject(typ, template, e.now())
-	if err != nil {
-		return "", err
-	}
-	keys, err := e.keyManagers(t)
-	if err != nil {
-		return "", err
-	}
-	// Version 7: the time in it lets a standard key be found by its age.
-	id, err := uuid.NewV7()
-	if err != nil {
-		return "", err
-	}
-	object.ID = kmip.ObjectID(id.String())
-
-	kek := secret.Random(int(object.Length) / 8)
-	defer kek.Wipe()
-	digest := sha256.Sum256(kek.Reveal())
-	object.Digest = digest[:]
-
-	wrapped, err := keys.Wrap(ctx, kek, Binding{Tenant: t.ID, Object: object.ID})
-	if err != nil {
-		return "", err
-	}
-	kek.Wipe()
-
-	r := Record{Object: object, Phase: Pending, Location: keys.Location(), PendingFor: pendingFor}
-	r.Location.RootKeyID, r.Location.RootKeyVersion = wrapped.RootKeyID, wrapped.RootKeyVersion
-	if err := e.objects.Create(ctx, t.ID, r); err != nil {
-		return "", err
-	}
-	r.Version = 1
-	r.KeyRef, err = keys.Store(ctx, object.ID, Envelope{
-		Format: EnvelopeFormat, Tenant: t.ID, Object: object, Location: r.Location, Wrapped: wrapped,
-	})
-	if err != nil {
-		return "", err // the row stays pending: the standard key may exist
-	}
-	r.Phase = Live
-	if err := e.objects.Replace(ctx, t.ID, r); err != nil {
-		if errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound) {
-			// The swap failed for certain and nobody knows the identifier.
-			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUp)
-			defer cancel()
-			return "", fault.Wrap(fault.Unavailable, "The key could not be recorded; try again.", errors.Join(err, keys.Delete(clean, r.KeyRef)))
-		}
-		return "", err
-	}
-	return object.ID, nil
-}
-
-// Get returns a key's bytes after asking the key manager for both its standard
-// key and the root key, and checking length and digest (KMIP 1.4, 4.11). It
-// does not need the ledger.
-func (e *Engine) Get(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (Key, error) {
+// Get returns an object's bytes after asking the key manager for both its
+// standard key and the root key, and checking length and digest; format is the
+// one asked for, or 0 (KMIP 1.4, 4.11). It does not need the ledger.
+func (e *Engine) Get(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, format kmip.KeyFormat) (Key, error) {
 	r, err := e.known(ctx, t, id)
 	if err != nil {
 		return Key{}, err
 	}
 	if r.Phase != Live {
 		return Key{}, errUnknown
+	}
+	if format, err = r.Object.GiveAs(format); err != nil {
+		return Key{}, err
 	}
 	keys, err := e.keyManagers(t)
 	if err != nil {
@@ -139,8 +86,38 @@ func (e *Engine) Get(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (K
 		o.material.Wipe()
 		return Key{}, errMismatch
 	}
-	return Key{Object: r.Object, Material: o.material}, nil
+	if err := e.serve(ctx, t, r); err != nil {
+		o.material.Wipe()
+		return Key{}, err
+	}
+	return Key{Object: r.Object, Format: format, Material: o.material}, nil
 }
+
+// serve notes that a client gets an object's bytes, unless they have become
+// unreadable meanwhile. Without the ledger they are given out all the same.
+func (e *Engine) serve(ctx context.Context, t *tenant.Tenant, r Record) error {
+	if r.Object.Served || e.away() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, ledgerTime)
+	defer cancel()
+	_, err := e.replace(ctx, t, r.Object.ID, func(r *Record) error {
+		switch {
+		case r.Phase != Live:
+			return errUnknown
+		case r.Object.Served:
+			return errServed // hosts that boot together ask for one key
+		}
+		r.Object.Serve(e.now())
+		return nil
+	})
+	if errors.Is(err, errUnknown) {
+		return err
+	}
+	return nil // the mark is worth less than the key
+}
+
+var errServed = errors.New("served already")
 
 // Attributes returns the attributes with the given names, in that order, or
 // all without names; names that are unknown or have no value are left out
@@ -159,14 +136,42 @@ func (e *Engine) Attributes(ctx context.Context, t *tenant.Tenant, id kmip.Objec
 }
 
 // AddAttribute adds an instance of an attribute and returns it with its index
-// (KMIP 1.4, 4.14).
-func (e *Engine) AddAttribute(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, a kmip.Attribute) (kmip.Attribute, error) {
-	var added kmip.Attribute
-	err := e.change(ctx, t, id, func(o *kmip.Object, now time.Time) (err error) {
+// (KMIP 1.4, 4.14). A Name that another object has is refused with Exists.
+func (e *Engine) AddAttribute(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, a kmip.Attribute) (added kmip.Attribute, err error) {
+	err = e.change(ctx, t, id, func(o *kmip.Object, now time.Time) (err error) {
 		added, err = o.AddAttribute(a, now)
 		return err
 	})
 	return added, err
+}
+
+// ModifyAttribute gives the instance with a's index another value and returns
+// it (KMIP 1.4, 4.15). A Name that another object has is refused with Exists.
+func (e *Engine) ModifyAttribute(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, a kmip.Attribute) (modified kmip.Attribute, err error) {
+	err = e.change(ctx, t, id, func(o *kmip.Object, now time.Time) (err error) {
+		modified, err = o.ModifyAttribute(a, now)
+		return err
+	})
+	return modified, err
+}
+
+// DeleteAttribute removes an instance and returns it (KMIP 1.4, 4.16).
+func (e *Engine) DeleteAttribute(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, name string, index int32) (deleted kmip.Attribute, err error) {
+	err = e.change(ctx, t, id, func(o *kmip.Object, now time.Time) (err error) {
+		deleted, err = o.DeleteAttribute(name, index, now)
+		return err
+	})
+	return deleted, err
+}
+
+// Check returns the part of a use that an object's attributes don't allow
+// (KMIP 1.4, 4.10).
+func (e *Engine) Check(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, u kmip.Use) (denied kmip.Use, err error) {
+	r, err := e.record(ctx, t, id)
+	if err != nil {
+		return kmip.Use{}, err
+	}
+	return r.Object.Check(u)
 }
 
 // Activate makes a Pre-Active object Active (KMIP 1.4, 4.19).
@@ -180,17 +185,14 @@ func (e *Engine) Revoke(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID,
 	return e.change(ctx, t, id, func(o *kmip.Object, now time.Time) error { return o.Revoke(why, occurred, now) })
 }
 
-// Locate returns the identifiers of the tenant's objects that have all the
-// given attributes, newest first (KMIP 1.4, 4.9).
-func (e *Engine) Locate(ctx context.Context, t *tenant.Tenant, attributes []kmip.Attribute, offset, maximum int) ([]kmip.ObjectID, error) {
-	filter, err := kmip.NewFilter(attributes)
-	if err != nil {
-		return nil, err
+// Locate returns the tenant's objects that the query asks for (KMIP 1.4, 4.9).
+// It sets Now, and Maximum unless that asks for less than MaxLocated.
+func (e *Engine) Locate(ctx context.Context, t *tenant.Tenant, q Query) (Located, error) {
+	q.Now = e.now()
+	if q.Maximum <= 0 || q.Maximum > MaxLocated {
+		q.Maximum = MaxLocated
 	}
-	if maximum <= 0 || maximum > MaxLocated {
-		maximum = MaxLocated
-	}
-	return e.objects.Locate(ctx, t.ID, Query{Filter: filter, Now: e.now(), Offset: offset, Maximum: maximum})
+	return e.objects.Locate(ctx, t.ID, q)
 }
 
 // Destroy deletes an object's standard key; its metadata stays readable
@@ -220,8 +222,9 @@ func (e *Engine) Destroy(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID
 	return err
 }
 
-// record reads an object's row, which nothing stands in for. One that is missing, or pending
-// and so never answered, is made again if the key manager has the object.
+// record reads an object's row, which nothing stands in for. One that is
+// missing, or pending and so never answered, is made again if the key manager
+// has the object.
 func (e *Engine) record(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (Record, error) {
 	r, err := e.objects.Get(ctx, t.ID, id)
 	if errors.Is(err, ErrNotFound) || err == nil && r.Phase == Pending {

@@ -71,11 +71,11 @@ func (b *bench) create(t *testing.T) kmip.ObjectID {
 func TestCreatedKeyIsReadBack(t *testing.T) {
 	b := newBench()
 	id := b.create(t)
-	first, err := b.Get(t.Context(), b.one, id)
+	first, err := b.Get(t.Context(), b.one, id, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := b.Get(t.Context(), b.one, id)
+	second, err := b.Get(t.Context(), b.one, id, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestCreatedKeyIsReadBack(t *testing.T) {
 		t.Errorf("two Gets of one key differ or have the wrong length: %d bytes", first.Material.Len())
 	}
 	other := b.create(t)
-	third, err := b.Get(t.Context(), b.one, other)
+	third, err := b.Get(t.Context(), b.one, other, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestLifeCycle(t *testing.T) {
 		t.Errorf("%d standard keys after Destroy, want %d", got, before-1)
 	}
 	b.wantState(t, id, kmip.Destroyed)
-	if _, err := b.Get(t.Context(), b.one, id); fault.KindOf(err) != fault.NotFound {
+	if _, err := b.Get(t.Context(), b.one, id, 0); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("Get after Destroy: %v, want NotFound", err)
 	}
 	if err := b.Destroy(t.Context(), b.one, id); fault.KindOf(err) != fault.Denied {
@@ -142,13 +142,29 @@ func TestForeignObject(t *testing.T) {
 	b := newBench()
 	id := b.create(t)
 	for name, operation := range map[string]func(kmip.ObjectID) error{
-		"Get": func(id kmip.ObjectID) error { _, err := b.Get(t.Context(), b.two, id); return err },
+		"Get": func(id kmip.ObjectID) error { _, err := b.Get(t.Context(), b.two, id, 0); return err },
 		"Get Attributes": func(id kmip.ObjectID) error {
 			_, err := b.Attributes(t.Context(), b.two, id, nil)
 			return err
 		},
 		"Add Attribute": func(id kmip.ObjectID) error {
 			_, err := b.AddAttribute(t.Context(), b.two, id, kmip.Attribute{Name: "x-Name", Value: kmip.Text("vm")})
+			return err
+		},
+		"Modify Attribute": func(id kmip.ObjectID) error {
+			_, err := b.ModifyAttribute(t.Context(), b.two, id, kmip.Attribute{Name: "x-Name", Value: kmip.Text("vm")})
+			return err
+		},
+		"Delete Attribute": func(id kmip.ObjectID) error {
+			_, err := b.DeleteAttribute(t.Context(), b.two, id, "x-Name", 0)
+			return err
+		},
+		"Check": func(id kmip.ObjectID) error {
+			_, err := b.Check(t.Context(), b.two, id, kmip.Use{Mask: kmip.Encrypt})
+			return err
+		},
+		"Re-key": func(id kmip.ObjectID) error {
+			_, err := b.Rekey(t.Context(), b.two, id, nil, nil)
 			return err
 		},
 		"Activate": func(id kmip.ObjectID) error { return b.Activate(t.Context(), b.two, id) },
@@ -162,13 +178,13 @@ func TestForeignObject(t *testing.T) {
 			t.Errorf("%s: foreign %v, unknown %v", name, foreign, unknown)
 		}
 	}
-	if found, err := b.Locate(t.Context(), b.two, nil, 0, 0); err != nil || len(found) != 0 {
+	if found, err := b.Locate(t.Context(), b.two, engine.Query{}); err != nil || len(found.IDs) != 0 {
 		t.Errorf("Locate by the other tenant found %v, %v", found, err)
 	}
-	if found, err := b.Locate(t.Context(), b.one, nil, 0, 0); err != nil || len(found) != 1 || found[0] != id {
+	if found, err := b.Locate(t.Context(), b.one, engine.Query{}); err != nil || len(found.IDs) != 1 || found.IDs[0] != id {
 		t.Errorf("Locate by the owner found %v, %v", found, err)
 	}
-	if _, err := b.Get(t.Context(), b.one, id); err != nil {
+	if _, err := b.Get(t.Context(), b.one, id, 0); err != nil {
 		t.Errorf("the owner's Get afterwards: %v", err)
 	}
 }
@@ -250,7 +266,7 @@ func TestDestroyIsFinishedLater(t *testing.T) {
 	if err := b.Destroy(t.Context(), b.one, id); fault.KindOf(err) != fault.Unavailable {
 		t.Fatalf("Destroy: %v, want Unavailable", err)
 	}
-	if _, err := b.Get(t.Context(), b.one, id); fault.KindOf(err) != fault.NotFound {
+	if _, err := b.Get(t.Context(), b.one, id, 0); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("Get of a key being destroyed: %v, want NotFound", err)
 	}
 	b.keys.Fail = nil
@@ -282,7 +298,7 @@ func TestKeyManagersWord(t *testing.T) {
 			}
 			return nil
 		}
-		if key, err := b.Get(t.Context(), b.one, id); fault.KindOf(err) != c.want || key.Material != nil {
+		if key, err := b.Get(t.Context(), b.one, id, 0); fault.KindOf(err) != c.want || key.Material != nil {
 			t.Errorf("%s fails with %v: Get gave %v, want %s", c.method, c.err, err, c.want)
 		}
 	}
@@ -301,7 +317,7 @@ func TestWrongBytesAreNotServed(t *testing.T) {
 	if err := b.objects.Replace(t.Context(), b.one.ID, r); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Get(t.Context(), b.one, id); fault.KindOf(err) != fault.Corrupt {
+	if _, err := b.Get(t.Context(), b.one, id, 0); fault.KindOf(err) != fault.Corrupt {
 		t.Errorf("Get: %v, want Corrupt", err)
 	}
 }

@@ -2,10 +2,12 @@ package engine
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 
+	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
@@ -31,10 +33,20 @@ type Envelope struct {
 	Wrapped  Wrapped     `json:"wrapped"`
 }
 
-// Encode returns the envelope as JSON.
+// Encode returns the envelope as JSON, or an error of kind Invalid if a standard
+// key can't hold it.
 func (e Envelope) Encode() ([]byte, error) {
-	return json.Marshal(e)
+	payload, err := json.Marshal(e)
+	if err == nil && !fits(len(payload)) {
+		err = errTooLarge
+	}
+	return payload, err
 }
+
+var errTooLarge = fault.New(fault.Invalid, "The object and its attributes are larger than the key manager can hold.")
+
+// fits reports whether a standard key can hold so many bytes.
+func fits(bytes int) bool { return base64.StdEncoding.EncodedLen(bytes) <= MaxEnvelope }
 
 // DecodeEnvelope reads an envelope of the object id, strictly. It does not
 // check the tenant: only unwrap proves that.

@@ -57,17 +57,20 @@ func (e *Engine) known(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) 
 
 // look asks the ledger, but not while it has just not answered.
 func (e *Engine) look(ctx context.Context, t tenant.ID, id kmip.ObjectID) (Record, error) {
-	if e.now().UnixNano() < e.away.Load() {
+	if e.away() {
 		return Record{}, errNoLedger
 	}
 	limited, cancel := context.WithTimeout(ctx, ledgerTime)
 	defer cancel()
 	r, err := e.objects.Get(limited, t, id)
 	if errors.Is(err, ErrUnavailable) && ctx.Err() == nil {
-		e.away.Store(e.now().Add(awayFor).UnixNano())
+		e.awayUntil.Store(e.now().Add(awayFor).UnixNano())
 	}
 	return r, err
 }
+
+// away reports whether the ledger has just not answered.
+func (e *Engine) away() bool { return e.now().UnixNano() < e.awayUntil.Load() }
 
 // find returns a row made of what the key manager holds: its standard key and
 // the envelope in it, which nothing but unwrapping proves to be the tenant's.
@@ -100,7 +103,8 @@ func (e *Engine) find(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (
 
 // recover writes the row of an object again that the ledger lost, or has as
 // pending: the envelope opens with the tenant's root key and for this object
-// alone, so it is the tenant's. Attributes that were added later are lost.
+// alone, so it is the tenant's. Attributes that were added later are lost, and so
+// are names that another object has.
 func (e *Engine) recover(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, pending Record) (Record, error) {
 	r, err := e.find(ctx, t, id)
 	if err != nil {
@@ -122,21 +126,28 @@ func (e *Engine) recover(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID
 	if r.Object.State = kmip.Active; t.Withholds(string(id)) {
 		r.Object.State = kmip.Deactivated
 	}
-	if pending.Version == 0 {
-		err = e.objects.Create(ctx, t.ID, r)
-		r.Version = 1
-	} else {
-		r.Version = pending.Version
-		err = e.objects.Replace(ctx, t.ID, r)
-		r.Version++
+	for {
+		if pending.Version == 0 {
+			err = e.objects.Create(ctx, t.ID, r)
+			r.Version = 1
+		} else {
+			r.Version = pending.Version
+			err = e.objects.Replace(ctx, t.ID, r)
+			r.Version++
+		}
+		switch {
+		case errors.Is(err, ErrUnavailable):
+			return r, nil // it serves all the same
+		case !errors.Is(err, ErrExists) && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrNotFound):
+			return r, err
+		}
+		have, err := e.objects.Get(ctx, t.ID, id)
+		lost := errors.Is(err, ErrNotFound) || err == nil && have.Phase == Pending
+		if !lost || len(r.Object.Names()) == 0 {
+			return have, err // somebody else was faster
+		}
+		r.Object.DropNames() // another object has them by now
 	}
-	switch {
-	case errors.Is(err, ErrExists), errors.Is(err, ErrConflict), errors.Is(err, ErrNotFound):
-		return e.objects.Get(ctx, t.ID, id) // somebody else was faster
-	case errors.Is(err, ErrUnavailable):
-		return r, nil // it serves all the same
-	}
-	return r, err
 }
 
 // open loads an object's standard key and unwraps what it holds, once for all

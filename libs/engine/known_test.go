@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/kmip-for-vmware/kmip/libs/engine"
+	"github.com/kmip-for-vmware/kmip/libs/engine/enginetest"
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
@@ -41,7 +42,7 @@ func TestReadingWithoutLedger(t *testing.T) {
 	if err := b.Activate(t.Context(), b.one, id); err != nil {
 		t.Fatal(err)
 	}
-	want, err := b.Get(t.Context(), b.one, id)
+	want, err := b.Get(t.Context(), b.one, id, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +56,7 @@ func TestReadingWithoutLedger(t *testing.T) {
 	}
 	b.away()
 	for name, node := range map[string]*bench{"warm": b, "fresh": b.another()} {
-		got, err := node.Get(t.Context(), b.one, id)
+		got, err := node.Get(t.Context(), b.one, id, 0)
 		if err != nil || !got.Material.Equal(want.Material) {
 			t.Errorf("%s: Get: %v, or other bytes", name, err)
 		}
@@ -78,17 +79,17 @@ func TestReadingWithoutLedger(t *testing.T) {
 			}
 		}
 		for what, missing := range map[string]kmip.ObjectID{"deleted by the customer": gone, "never made": kmip.ObjectID(uuid.NewString())} {
-			if _, err := node.Get(t.Context(), b.one, missing); fault.KindOf(err) != fault.NotFound {
+			if _, err := node.Get(t.Context(), b.one, missing, 0); fault.KindOf(err) != fault.NotFound {
 				t.Errorf("%s: Get of a key %s: %v, want not found", name, what, err)
 			}
 		}
-		if _, err := node.Get(t.Context(), b.two, id); fault.KindOf(err) != fault.NotFound {
+		if _, err := node.Get(t.Context(), b.two, id, 0); fault.KindOf(err) != fault.NotFound {
 			t.Errorf("%s: Get by the other tenant: %v, want not found", name, err)
 		}
 		for _, withholding := range []*tenant.Tenant{
 			{ID: b.one.ID, Withheld: []string{string(id), "zzz"}}, {ID: b.one.ID, WithheldAll: true},
 		} {
-			if _, err := node.Get(t.Context(), withholding, id); fault.KindOf(err) != fault.Denied {
+			if _, err := node.Get(t.Context(), withholding, id, 0); fault.KindOf(err) != fault.Denied {
 				t.Errorf("%s: Get of a withheld object: %v, want denied", name, err)
 			}
 			if _, err := node.Attributes(t.Context(), withholding, id, []string{kmip.AttributeState}); fault.KindOf(err) != fault.Denied {
@@ -108,7 +109,7 @@ func TestLedgerThatHangs(t *testing.T) {
 		took := func() time.Duration {
 			t.Helper()
 			began := time.Now()
-			key, err := node.Get(t.Context(), b.one, id)
+			key, err := node.Get(t.Context(), b.one, id, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -144,15 +145,15 @@ func (h *hangingLedger) Get(ctx context.Context, _ tenant.ID, _ kmip.ObjectID) (
 func TestLostRowsComeBack(t *testing.T) {
 	b := newBench()
 	id, described := b.create(t), b.create(t)
-	want, err := b.Get(t.Context(), b.one, id)
+	want, err := b.Get(t.Context(), b.one, id, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.objects.Lose()
-	if _, err := b.Get(t.Context(), b.two, id); fault.KindOf(err) != fault.NotFound {
+	if _, err := b.Get(t.Context(), b.two, id, 0); fault.KindOf(err) != fault.NotFound {
 		t.Errorf("Get by the other tenant: %v, want not found", err)
 	}
-	got, err := b.another().Get(t.Context(), b.one, id)
+	got, err := b.another().Get(t.Context(), b.one, id, 0)
 	if err != nil || !got.Material.Equal(want.Material) {
 		t.Fatalf("Get: %v, or other bytes", err)
 	}
@@ -171,7 +172,7 @@ func TestLostRowsComeBack(t *testing.T) {
 	// One that was revoked before does not come back as Active.
 	b.objects.Lose()
 	b.one.Withheld = []string{string(id)}
-	if _, err := b.another().Get(t.Context(), b.one, id); err != nil {
+	if _, err := b.another().Get(t.Context(), b.one, id, 0); err != nil {
 		t.Fatal(err)
 	}
 	if r, err := b.objects.Get(t.Context(), b.one.ID, id); err != nil || r.Object.State != kmip.Deactivated {
@@ -206,7 +207,7 @@ func TestRecoveryFails(t *testing.T) {
 			return nil
 		}
 		b.objects.Fail, b.keys.Fail = fail, fail
-		key, err := b.another().Get(t.Context(), b.one, id)
+		key, err := b.another().Get(t.Context(), b.one, id, 0)
 		if c.want == fault.Internal {
 			if err != nil || key.Material.Len() != 32 {
 				t.Errorf("%s fails with %v: %v, want it served", c.method, c.err, err)
@@ -220,6 +221,30 @@ func TestRecoveryFails(t *testing.T) {
 		if _, err := b.objects.Get(t.Context(), b.one.ID, id); !errors.Is(err, engine.ErrNotFound) {
 			t.Errorf("%s fails with %v: there is a row, %v", c.method, c.err, err)
 		}
+	}
+}
+
+// TestLostNames has the lost row's name taken by another object meanwhile.
+func TestLostNames(t *testing.T) {
+	b := newBench()
+	named := append(enginetest.Names("db"), vSphere...)
+	lost, err := b.Create(t.Context(), b.one, kmip.SymmetricKey, named)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.objects.Lose()
+	next, err := b.Create(t.Context(), b.one, kmip.SymmetricKey, named)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key, err := b.Get(t.Context(), b.one, lost, 0); err != nil || key.Material.Len() != 32 {
+		t.Fatal(err)
+	}
+	if r, err := b.objects.Get(t.Context(), b.one.ID, lost); err != nil || !r.Recovered || len(r.Object.Names()) != 0 {
+		t.Errorf("the row: %+v, %v", r, err)
+	}
+	if got := b.named(t, b.one, "db"); len(got) != 1 || got[0] != next {
+		t.Errorf("%v are named so, want %s", got, next)
 	}
 }
 
@@ -238,7 +263,7 @@ func TestPendingRowIsFinished(t *testing.T) {
 	}
 	b.objects.Fail = nil
 	id := b.objects.Newest(b.one.ID)
-	key, err := b.Get(t.Context(), b.one, id)
+	key, err := b.Get(t.Context(), b.one, id, 0)
 	if err != nil || key.Material.Len() != 32 {
 		t.Fatal(err)
 	}
@@ -261,7 +286,7 @@ func TestUnknownIdentifiersAreBounded(t *testing.T) {
 	}
 	ask := func(t *testing.T, who *tenant.Tenant, id kmip.ObjectID, want fault.Kind) {
 		t.Helper()
-		if _, err := b.Get(t.Context(), who, id); fault.KindOf(err) != want {
+		if _, err := b.Get(t.Context(), who, id, 0); fault.KindOf(err) != want {
 			t.Errorf("%s: %v, want %s", id, err, want)
 		}
 	}
@@ -286,7 +311,7 @@ func TestUnknownIdentifiersAreBounded(t *testing.T) {
 func TestConcurrentGetsShareCalls(t *testing.T) {
 	b := newBench()
 	id := b.create(t)
-	first, err := b.Get(t.Context(), b.one, id)
+	first, err := b.Get(t.Context(), b.one, id, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,7 +329,7 @@ func TestConcurrentGetsShareCalls(t *testing.T) {
 	var all sync.WaitGroup
 	for range hosts {
 		all.Go(func() {
-			got, err := node.Get(t.Context(), b.one, id)
+			got, err := node.Get(t.Context(), b.one, id, 0)
 			if err != nil || !got.Material.Equal(first.Material) {
 				t.Errorf("%v, or other bytes", err)
 			}

@@ -6,6 +6,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
@@ -76,22 +77,33 @@ func (r Record) Withheld() bool {
 	return r.Phase == Destroying || r.Phase == Gone || r.Object.State >= kmip.Deactivated
 }
 
+// HeldNames returns the names that the row holds against others of its tenant:
+// those of an object that a client can use.
+func (r Record) HeldNames() []string {
+	if r.Phase != Live {
+		return nil
+	}
+	return r.Object.Names()
+}
+
 // Objects is the ledger of managed objects. Every call names the tenant and
 // sees its rows alone. Calls are durable when they return nil, and safe for
-// concurrent use. Every implementation passes enginetest.Objects.
+// concurrent use. A row holds its names (HeldNames) against the others of
+// the tenant. Every implementation passes enginetest.Objects.
 type Objects interface {
 	// Create adds a row with Version 1. It returns ErrExists if the tenant has
-	// that identifier already, in any phase.
+	// that identifier already, in any phase, or if r is live and a name taken.
 	Create(ctx context.Context, t tenant.ID, r Record) error
 	// Get returns a row of any phase, or ErrNotFound.
 	Get(ctx context.Context, t tenant.ID, id kmip.ObjectID) (Record, error)
-	// Replace writes r over the row with r's identifier if its stored version
-	// is r.Version; else it returns ErrConflict, or ErrNotFound without a row.
-	// ErrUnavailable leaves the outcome unknown.
-	Replace(ctx context.Context, t tenant.ID, r Record) error
-	// Locate returns the identifiers of the objects that match, those whose
-	// rows were made last first; rows that are pending never match.
-	Locate(ctx context.Context, t tenant.ID, q Query) ([]kmip.ObjectID, error)
+	// Replace writes records over the rows with their identifiers, in this
+	// order, all or none. It returns ErrConflict unless each stored version is
+	// the record's, ErrNotFound without a row, and ErrExists when a name is
+	// held by another object. ErrUnavailable leaves the outcome unknown.
+	Replace(ctx context.Context, t tenant.ID, records ...Record) error
+	// Locate returns the objects that match, those whose rows were made last
+	// first; rows that are pending never match.
+	Locate(ctx context.Context, t tenant.ID, q Query) (Located, error)
 }
 
 // MaxLocated is the most identifiers that one Locate returns: they fit into
@@ -104,6 +116,27 @@ type Query struct {
 	Now     time.Time // states depend on it
 	Offset  int       // of those that match, how many to skip
 	Maximum int       // how many to return; at least 1
+	Count   bool      // count all that match
+	Oldest  bool      // those made first come first
+}
+
+// Page returns the part asked for of all that match, newest first.
+func (q Query) Page(all []kmip.ObjectID) (found Located) {
+	if q.Count {
+		found.Total = len(all)
+	}
+	if q.Oldest {
+		slices.Reverse(all)
+	}
+	all = all[min(q.Offset, len(all)):]
+	found.IDs = all[:min(q.Maximum, len(all))]
+	return found
+}
+
+// Located is what was found.
+type Located struct {
+	IDs   []kmip.ObjectID
+	Total int // all that match, also beyond IDs; 0 unless it was to be counted
 }
 
 // KeyRef is the id that the key manager gave to a standard key (UUID).

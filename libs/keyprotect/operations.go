@@ -127,9 +127,6 @@ func (c *Client) Store(ctx context.Context, id kmip.ObjectID, e engine.Envelope)
 	if err != nil {
 		return "", err
 	}
-	if base64.StdEncoding.EncodedLen(len(envelope)) > engine.MaxEnvelope {
-		return "", fault.New(fault.TooLarge, "The object's attributes are larger than a standard key can hold.")
-	}
 	type metadata struct {
 		CollectionType  string `json:"collectionType"`
 		CollectionTotal int    `json:"collectionTotal"`

@@ -241,3 +241,6 @@ func (o *Object) Names() (names []string) {
 	slices.Sort(names)
 	return slices.Compact(names)
 }
+
+// DropNames takes an object's names away from it.
+func (o *Object) DropNames() { o.drop(func(a Attribute) bool { return a.Name == AttributeName }) }

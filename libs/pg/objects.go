@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"math"
@@ -20,6 +21,7 @@ import (
 var (
 	errObjectNotFound = fault.New(fault.NotFound, "There is no such object.")
 	errObjectExists   = fault.New(fault.Exists, "An object with this unique identifier exists already.")
+	errNameExists     = fault.New(fault.Exists, "Another object has this name.")
 	errObjectConflict = fault.New(fault.Conflict, "The object was changed by another request.")
 )
 
@@ -43,9 +45,13 @@ func (o *Objects) Create(ctx context.Context, t tenant.ID, r engine.Record) erro
 		err := q.CreateObject(ctx, queries.CreateObjectParams{
 			Tenant: string(t), ID: string(r.Object.ID), Phase: string(r.Phase), Object: object, Location: location,
 			KeyRef: string(r.KeyRef), Recovered: r.Recovered, PendingSeconds: r.PendingFor.Seconds(),
+			Names: hashNames(r.HeldNames()),
 		})
-		if violates(err, "objects_pkey") {
+		switch {
+		case violates(err, "objects_pkey"):
 			return errObjectExists
+		case violates(err, "object_names_pkey"):
+			return errNameExists
 		}
 		return err
 	})
@@ -72,7 +78,18 @@ func (o *Objects) Get(ctx context.Context, t tenant.ID, id kmip.ObjectID) (engin
 }
 
 // Replace implements engine.Objects.
-func (o *Objects) Replace(ctx context.Context, t tenant.ID, r engine.Record) error {
+func (o *Objects) Replace(ctx context.Context, t tenant.ID, records ...engine.Record) error {
+	return o.in(ctx, t, func(q *queries.Queries) error {
+		for _, r := range records {
+			if err := replaceObject(ctx, q, t, r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func replaceObject(ctx context.Context, q *queries.Queries, t tenant.ID, r engine.Record) error {
 	if !storable(r.Object.ID) {
 		return errObjectNotFound
 	}
@@ -80,35 +97,60 @@ func (o *Objects) Replace(ctx context.Context, t tenant.ID, r engine.Record) err
 	if err != nil {
 		return err
 	}
-	return o.in(ctx, t, func(q *queries.Queries) error {
-		replaced, err := q.ReplaceObject(ctx, queries.ReplaceObjectParams{
-			Phase: string(r.Phase), Object: object, Location: location, KeyRef: string(r.KeyRef), Recovered: r.Recovered,
-			Tenant: string(t), ID: string(r.Object.ID), Version: r.Version,
-		})
-		if err == nil && replaced == 1 && r.Withheld() {
-			err = q.WithholdObject(ctx, queries.WithholdObjectParams{Tenant: string(t), ID: string(r.Object.ID)})
-		}
-		if err != nil || replaced == 1 {
-			return err
-		}
-		exists, err := q.ObjectExists(ctx, queries.ObjectExistsParams{Tenant: string(t), ID: string(r.Object.ID)})
-		switch {
-		case err != nil:
-			return err
-		case exists:
-			return errObjectConflict
-		}
-		return errObjectNotFound
+	replaced, err := q.ReplaceObject(ctx, queries.ReplaceObjectParams{
+		Phase: string(r.Phase), Object: object, Location: location, KeyRef: string(r.KeyRef), Recovered: r.Recovered,
+		Tenant: string(t), ID: string(r.Object.ID), Version: r.Version, Names: hashNames(r.HeldNames()),
 	})
+	if err == nil && replaced == 1 && r.Withheld() {
+		err = q.WithholdObject(ctx, queries.WithholdObjectParams{Tenant: string(t), ID: string(r.Object.ID)})
+	}
+	switch {
+	case violates(err, "object_names_pkey"):
+		return errNameExists
+	case err != nil || replaced == 1:
+		return err
+	}
+	exists, err := q.ObjectExists(ctx, queries.ObjectExistsParams{Tenant: string(t), ID: string(r.Object.ID)})
+	switch {
+	case err != nil:
+		return err
+	case exists:
+		return errObjectConflict
+	}
+	return errObjectNotFound
 }
 
 // locatePage is how many rows Locate holds at once.
 const locatePage = 1000
 
 // Locate implements engine.Objects. States depend on the clock and values on
-// their types, so objects are compared here and not in SQL.
-func (o *Objects) Locate(ctx context.Context, t tenant.ID, query engine.Query) (ids []kmip.ObjectID, err error) {
-	err = o.in(ctx, t, func(q *queries.Queries) error {
+// their types, so objects are compared here and not in SQL; a name leads to
+// the one object that holds it.
+func (o *Objects) Locate(ctx context.Context, t tenant.ID, query engine.Query) (engine.Located, error) {
+	var all []kmip.ObjectID
+	enough := query.Offset + query.Maximum
+	if query.Count || query.Oldest {
+		enough = math.MaxInt
+	}
+	take := func(encoded []byte) error {
+		var object kmip.Object
+		err := json.Unmarshal(encoded, &object)
+		if err == nil && query.Filter.Matches(&object, query.Now) {
+			all = append(all, object.ID)
+		}
+		return err
+	}
+	err := o.in(ctx, t, func(q *queries.Queries) error {
+		if name, ok := query.Filter.Name(); ok {
+			object, err := q.ObjectNamed(ctx, queries.ObjectNamedParams{Tenant: string(t), Name: hashNames([]string{name})[0]})
+			if errors.Is(err, pgx.ErrNoRows) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			return take(object)
+		}
 		for before := int64(math.MaxInt64); ; {
 			rows, err := q.ListObjects(ctx, queries.ListObjectsParams{Tenant: string(t), Before: before, Page: locatePage})
 			if err != nil {
@@ -116,19 +158,8 @@ func (o *Objects) Locate(ctx context.Context, t tenant.ID, query engine.Query) (
 			}
 			for _, row := range rows {
 				before = row.Place
-				var object kmip.Object
-				if err := json.Unmarshal(row.Object, &object); err != nil {
+				if err := take(row.Object); err != nil || len(all) == enough {
 					return err
-				}
-				if !query.Filter.Matches(&object, query.Now) {
-					continue
-				}
-				if query.Offset > 0 {
-					query.Offset--
-					continue
-				}
-				if ids = append(ids, object.ID); len(ids) == query.Maximum {
-					return nil
 				}
 			}
 			if len(rows) < locatePage {
@@ -136,7 +167,7 @@ func (o *Objects) Locate(ctx context.Context, t tenant.ID, query engine.Query) (
 			}
 		}
 	})
-	return ids, err
+	return query.Page(all), err
 }
 
 // in runs do in a transaction that sees the tenant's rows alone.
@@ -147,6 +178,16 @@ func (o *Objects) in(ctx context.Context, t tenant.ID, do func(*queries.Queries)
 		}
 		return do(q)
 	})
+}
+
+// hashNames returns the SHA-256 of each name.
+func hashNames(names []string) [][]byte {
+	hashed := make([][]byte, 0, len(names)) // not nil: an array, not NULL
+	for _, name := range names {
+		sum := sha256.Sum256([]byte(name))
+		hashed = append(hashed, sum[:])
+	}
+	return hashed
 }
 
 // storable reports whether PostgreSQL's text can hold a client's identifier.

@@ -68,8 +68,8 @@ func BenchmarkDecodeGet(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if id, err := q.decodeGet(it.payload); err != nil || id != benchID {
-			b.Fatal(id, err)
+		if r, err := q.decodeGet(it.payload); err != nil || r.id != benchID {
+			b.Fatal(r, err)
 		}
 	}
 }
@@ -83,7 +83,7 @@ func BenchmarkEncodeGet(b *testing.B) {
 	for b.Loop() {
 		a := newAnswer(version{1, 1})
 		open := a.begin(&it)
-		a.putGot(engine.Key{Object: object, Material: material})
+		a.putGot(engine.Key{Object: object, Format: kmip.Raw, Material: material})
 		a.succeed(open)
 		frame, err := a.finish(now, maxResponse)
 		if err != nil {

@@ -11,21 +11,24 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/wire/message"
 )
 
-// decodeGet reads a Get (KMIP 1.4, 4.11). Raw, unwrapped and uncompressed is
-// all that is given out. Key Wrap Type (1.4) asks for nothing more: the key is
-// stored as it was made, not wrapped by KMIP's means.
-func (d *decoding) decodeGet(c message.Cursor) (id kmip.ObjectID, err error) {
-	id = d.placeholder
+// getRequest is the Request Payload of Get (KMIP 1.4, 4.11), without the
+// options that are refused.
+type getRequest struct {
+	id     kmip.ObjectID
+	format kmip.KeyFormat // 0: not given
+}
+
+// decodeGet reads a Get. Key Wrap Type (1.4) asks for nothing that is not done
+// anyway: what is given out is as it was registered or made, not wrapped.
+func (d *decoding) decodeGet(c message.Cursor) (r getRequest, err error) {
+	r.id = d.placeholder
 	f := d.open(c)
 	for f.next() {
 		switch f.Tag() {
 		case kmip14.TagUniqueIdentifier:
-			id, f.err = identifier(&f)
+			r.id, f.err = identifier(&f)
 		case kmip14.TagKeyFormatType:
-			var format kmip14.KeyFormatType
-			if format, f.err = enum[kmip14.KeyFormatType](&f); f.err == nil && format != kmip14.KeyFormatTypeRaw {
-				f.err = fault.New(fault.FormatMissing, "Keys are given out in the format Raw only.")
-			}
+			r.format, f.err = enum[kmip.KeyFormat](&f)
 		case kmip14.TagKeyWrapType:
 			_, f.err = f.Enum()
 		case kmip14.TagKeyCompressionType:
@@ -38,18 +41,18 @@ func (d *decoding) decodeGet(c message.Cursor) (id kmip.ObjectID, err error) {
 			f.unknown()
 		}
 	}
-	return id, f.done()
+	return r, f.done()
 }
 
 func (b *batch) get(ctx context.Context, c message.Cursor) error {
-	id, err := b.decodeGet(c)
+	r, err := b.decodeGet(c)
 	if err != nil {
 		return err
 	}
-	if err := b.target(id); err != nil {
+	if err := b.target(r.id); err != nil {
 		return err
 	}
-	key, err := b.responder.Engine.Get(ctx, b.tenant, id)
+	key, err := b.responder.Engine.Get(ctx, b.tenant, r.id, r.format)
 	if err != nil {
 		return err
 	}
@@ -58,19 +61,45 @@ func (b *batch) get(ctx context.Context, c message.Cursor) error {
 }
 
 // putGot writes the Response Payload of Get (KMIP 1.4, 4.11) and takes
-// ownership of the key bytes. No attributes stand in Key Value: they break
-// Veeam's client.
+// ownership of the key bytes.
 func (a *answer) putGot(key engine.Key) {
 	a.Enum(kmip14.TagObjectType, uint32(key.Object.Type))
 	a.putIdentifier(key.Object.ID)
-	object := a.Begin(kmip14.TagSymmetricKey)
+	switch key.Object.Type {
+	case kmip.SecretData:
+		object := a.Begin(kmip14.TagSecretData)
+		a.Enum(kmip14.TagSecretDataType, key.Object.DataType)
+		a.putKeyBlock(key)
+		a.End(object)
+	case kmip.OpaqueObject:
+		object := a.Begin(kmip14.TagOpaqueObject)
+		a.Enum(kmip14.TagOpaqueDataType, key.Object.DataType)
+		a.putKey(kmip14.TagOpaqueDataValue, key.Material)
+		a.End(object)
+	default:
+		object := a.Begin(kmip14.TagSymmetricKey)
+		a.putKeyBlock(key)
+		a.End(object)
+	}
+}
+
+// putKeyBlock writes a Key Block (KMIP 1.4, 2.1.3). No attributes stand in Key
+// Value: they break Veeam's client.
+func (a *answer) putKeyBlock(key engine.Key) {
 	block := a.Begin(kmip14.TagKeyBlock)
-	a.Enum(kmip14.TagKeyFormatType, uint32(kmip14.KeyFormatTypeRaw))
+	a.Enum(kmip14.TagKeyFormatType, uint32(key.Format))
 	value := a.Begin(kmip14.TagKeyValue)
-	a.putKey(kmip14.TagKeyMaterial, key.Material)
+	if key.Format == kmip.TransparentSymmetricKey {
+		transparent := a.Begin(kmip14.TagKeyMaterial)
+		a.putKey(kmip14.TagKey, key.Material)
+		a.End(transparent)
+	} else {
+		a.putKey(kmip14.TagKeyMaterial, key.Material)
+	}
 	a.End(value)
-	a.Enum(kmip14.TagCryptographicAlgorithm, uint32(key.Object.Algorithm))
-	a.Int32(kmip14.TagCryptographicLength, key.Object.Length)
+	if key.Object.Type == kmip.SymmetricKey {
+		a.Enum(kmip14.TagCryptographicAlgorithm, uint32(key.Object.Algorithm))
+		a.Int32(kmip14.TagCryptographicLength, key.Object.Length)
+	}
 	a.End(block)
-	a.End(object)
 }

@@ -89,7 +89,8 @@ func TestLocate(t *testing.T) {
 	}
 	wantReason(t, "an unknown attribute", b.one(t, single(kmip14.OperationLocate, attr("Colour", "red"))), kmip14.ResultReasonInvalidField)
 	wantReason(t, "a negative maximum", b.one(t, single(kmip14.OperationLocate, v(kmip14.TagMaximumItems, -1))), kmip14.ResultReasonInvalidField)
-	wantReason(t, "a group", b.one(t, single(kmip14.OperationLocate, v(kmip14.TagObjectGroupMember, ttlv.EnumValue(1)))), kmip14.ResultReasonFeatureNotSupported)
+	wantReason(t, "a group's default", b.one(t, single(kmip14.OperationLocate, v(kmip14.TagObjectGroupMember, ttlv.EnumValue(2)))), kmip14.ResultReasonFeatureNotSupported)
+	wantReason(t, "another member", b.one(t, single(kmip14.OperationLocate, v(kmip14.TagObjectGroupMember, ttlv.EnumValue(3)))), kmip14.ResultReasonInvalidField)
 
 	// A single match is what the next item is about; several are not.
 	a, _ := b.send(t, message(header(1, 2), numbered(1, kmip14.OperationLocate, attr("x-Name", "vm")), numbered(2, kmip14.OperationActivate)))

@@ -121,7 +121,8 @@ func TestGetOptions(t *testing.T) {
 		want   kmip14.ResultReason
 	}{
 		"Raw":         {v(kmip14.TagKeyFormatType, ttlv.EnumValue(1)), 0},
-		"Transparent": {v(kmip14.TagKeyFormatType, ttlv.EnumValue(7)), kmip14.ResultReasonKeyFormatTypeNotSupported},
+		"Transparent": {v(kmip14.TagKeyFormatType, ttlv.EnumValue(7)), 0},
+		"Opaque":      {v(kmip14.TagKeyFormatType, ttlv.EnumValue(2)), kmip14.ResultReasonKeyFormatTypeNotSupported},
 		"compressed":  {v(kmip14.TagKeyCompressionType, ttlv.EnumValue(1)), kmip14.ResultReasonKeyCompressionTypeNotSupported},
 		"wrapped":     {st(kmip14.TagKeyWrappingSpecification), kmip14.ResultReasonFeatureNotSupported},
 		"unwrapped":   {v(kmip14.TagKeyWrapType, ttlv.EnumValue(1)), 0},

@@ -6,8 +6,10 @@ package enginetest
 import (
 	"context"
 	"errors"
+	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -161,7 +163,7 @@ func Objects(t *testing.T, open func(t *testing.T, one, two tenant.ID) engine.Ob
 			}
 			return r.Object.ID
 		}
-		first, second, third := add(one, "a", engine.Live), add(one, "b", engine.Live), add(one, "a", engine.Gone)
+		first, second, third := add(one, "a", engine.Live), add(one, "b", engine.Live), add(one, "a", engine.Live)
 		add(one, "a", engine.Pending)
 		foreign := add(two, "a", engine.Live)
 		named := func(names ...string) kmip.Filter {
@@ -180,21 +182,77 @@ func Objects(t *testing.T, open func(t *testing.T, one, two tenant.ID) engine.Ob
 			filter          kmip.Filter
 			offset, maximum int
 			want            []kmip.ObjectID
+			total           int
 		}{
-			{one, named(), 0, 10, []kmip.ObjectID{third, second, first}},
-			{one, named("a"), 0, 10, []kmip.ObjectID{third, first}},
-			{one, named("a"), 0, 1, []kmip.ObjectID{third}},
-			{one, named("a"), 1, 10, []kmip.ObjectID{first}},
-			{one, named("a"), 2, 10, nil},
-			{one, named("a", "b"), 0, 10, nil},
-			{two, named("a"), 0, 10, []kmip.ObjectID{foreign}},
-			{two, named("b"), 0, 10, nil},
+			{one, named(), 0, 10, []kmip.ObjectID{third, second, first}, 3},
+			{one, named("a"), 0, 10, []kmip.ObjectID{third, first}, 2},
+			{one, named("a"), 0, 1, []kmip.ObjectID{third}, 2},
+			{one, named("a"), 1, 10, []kmip.ObjectID{first}, 2},
+			{one, named("a"), 2, 10, nil, 2},
+			{one, named("a", "b"), 0, 10, nil, 0},
+			{two, named("a"), 0, 10, []kmip.ObjectID{foreign}, 1},
+			{two, named("b"), 0, 10, nil, 0},
 		} {
-			got, err := objects.Locate(ctx, c.tenant, engine.Query{Filter: c.filter, Now: time.Now(), Offset: c.offset, Maximum: c.maximum})
-			if err != nil || !slices.Equal(got, c.want) {
-				t.Errorf("Locate %+v: %v, %v, want %v", c.filter, got, err, c.want)
+			for _, count := range []bool{false, true} {
+				q := engine.Query{Filter: c.filter, Now: time.Now(), Offset: c.offset, Maximum: c.maximum, Count: count}
+				got, err := objects.Locate(ctx, c.tenant, q)
+				if err != nil || !slices.Equal(got.IDs, c.want) {
+					t.Errorf("Locate %+v: %v, %v, want %v", q, got, err, c.want)
+				}
+				if count && got.Total != c.total || !count && got.Total != 0 {
+					t.Errorf("Locate %+v counts %d, want %d when asked", q, got.Total, c.total)
+				}
 			}
 		}
+		oldest := engine.Query{Filter: named("a"), Now: time.Now(), Offset: 1, Maximum: 1, Oldest: true}
+		if got, err := objects.Locate(ctx, one, oldest); err != nil || !slices.Equal(got.IDs, []kmip.ObjectID{third}) {
+			t.Errorf("the second of the oldest: %v, %v, want %v", got, err, third)
+		}
+	})
+
+	t.Run("a destroyed object is located by its state alone", func(t *testing.T) {
+		ctx, objects := start(t)
+		r := live(t, objects, one, "gone")
+		r.Object.State, r.Phase = kmip.Destroyed, engine.Gone
+		if err := objects.Replace(ctx, one, r); err != nil {
+			t.Fatal(err)
+		}
+		byState, err := kmip.NewFilter([]kmip.Attribute{{Name: kmip.AttributeState, Value: kmip.Enum(kmip.Destroyed)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for filter, want := range map[*kmip.Filter]int{new(kmip.Filter): 0, &byState: 1} {
+			got, err := objects.Locate(ctx, one, engine.Query{Filter: *filter, Now: time.Now(), Maximum: 10})
+			if err != nil || len(got.IDs) != want {
+				t.Errorf("Locate %+v: %v, %v, want %d objects", *filter, got, err, want)
+			}
+		}
+	})
+
+	t.Run("a name is held once in a tenant, by live objects", func(t *testing.T) { names(t, open(t, one, two), one, two) })
+
+	t.Run("several are replaced together or not at all", func(t *testing.T) {
+		ctx, objects := start(t)
+		old := live(t, objects, one, "name")
+		next := NewRecord()
+		create(t, objects, one, next)
+		next.Version, next.Phase = 1, engine.Live
+		stale := next
+		stale.Version = 7
+		next.Object.ClientAttributes, old.Object.ClientAttributes = old.Object.ClientAttributes, nil
+		if err := objects.Replace(ctx, one, old, stale); !errors.Is(err, engine.ErrConflict) {
+			t.Errorf("Replace with one old version: %v, want ErrConflict", err)
+		}
+		if got, err := objects.Get(ctx, one, old.Object.ID); err != nil || got.Version != old.Version {
+			t.Errorf("the other row after the conflict: %+v, %v", got, err)
+		}
+		if err := objects.Replace(ctx, one, next, old); !errors.Is(err, engine.ErrExists) {
+			t.Errorf("the name taken before it is given up: %v, want ErrExists", err)
+		}
+		if err := objects.Replace(ctx, one, old, next); err != nil {
+			t.Fatal(err)
+		}
+		wantNamed(t, objects, one, "name", next.Object.ID)
 	})
 
 	t.Run("an ended context is unavailable", func(t *testing.T) {
@@ -214,6 +272,91 @@ func create(t *testing.T, objects engine.Objects, id tenant.ID, r engine.Record)
 	if err := objects.Create(t.Context(), id, r); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// live adds a live object with names and returns its record.
+func live(t *testing.T, objects engine.Objects, id tenant.ID, names ...string) engine.Record {
+	t.Helper()
+	r := NewRecord()
+	create(t, objects, id, r)
+	r.Version, r.Phase, r.Object.ClientAttributes = 1, engine.Live, Names(names...)
+	if err := objects.Replace(t.Context(), id, r); err != nil {
+		t.Fatal(err)
+	}
+	r.Version++
+	return r
+}
+
+// Names returns Name attributes (KMIP 1.4, 3.2).
+func Names(values ...string) (names []kmip.Attribute) {
+	const tagNameValue, tagNameType = 0x420055, 0x420054
+	for i, v := range values {
+		names = append(names, kmip.Attribute{Name: kmip.AttributeName, Index: int32(i), Value: kmip.Struct(
+			kmip.Field{Tag: tagNameValue, Value: kmip.Text(v)}, kmip.Field{Tag: tagNameType, Value: kmip.Enum(uint32(1))})})
+	}
+	return names
+}
+
+func wantNamed(t *testing.T, objects engine.Objects, id tenant.ID, name string, want ...kmip.ObjectID) {
+	t.Helper()
+	got, err := objects.Locate(t.Context(), id, engine.Query{Filter: kmip.NameFilter(name), Now: time.Now(), Maximum: 10})
+	if err != nil || !slices.Equal(got.IDs, want) {
+		t.Errorf("objects named %q: %v, %v, want %v", name, got.IDs, err, want)
+	}
+}
+
+func names(t *testing.T, objects engine.Objects, one, two tenant.ID) {
+	ctx := t.Context()
+	holder := live(t, objects, one, "a", "b")
+	foreign := live(t, objects, two, "a")
+	wantNamed(t, objects, one, "a", holder.Object.ID)
+	wantNamed(t, objects, two, "a", foreign.Object.ID)
+
+	// A pending object holds nothing, and can't become live with a taken name.
+	rival := NewRecord()
+	rival.Object.ClientAttributes = Names("a")
+	create(t, objects, one, rival)
+	wantNamed(t, objects, one, "a", holder.Object.ID)
+	rival.Version, rival.Phase = 1, engine.Live
+	refused := func(when string) {
+		t.Helper()
+		if err := objects.Replace(ctx, one, rival); !errors.Is(err, engine.ErrExists) {
+			t.Errorf("a taken name, %s: %v, want ErrExists", when, err)
+		}
+	}
+	refused("as the object becomes live")
+	made := NewRecord()
+	made.Phase, made.Object.ClientAttributes = engine.Live, Names("b")
+	if err := objects.Create(ctx, one, made); !errors.Is(err, engine.ErrExists) {
+		t.Errorf("Create of a live object with a taken name: %v, want ErrExists", err)
+	}
+
+	// What the holder keeps stays its own, what it gives up is free.
+	holder.Object.ClientAttributes = Names("a", "c")
+	if err := objects.Replace(ctx, one, holder); err != nil {
+		t.Fatal(err)
+	}
+	holder.Version++
+	wantNamed(t, objects, one, "b")
+	wantNamed(t, objects, one, "c", holder.Object.ID)
+	refused("after its holder changed")
+	rival.Object.ClientAttributes = Names("b")
+	if err := objects.Replace(ctx, one, rival); err != nil {
+		t.Errorf("a name that was given up: %v", err)
+	}
+	rival.Version++
+
+	// A destroyed object holds nothing.
+	holder.Object.State, holder.Phase = kmip.Destroyed, engine.Destroying
+	if err := objects.Replace(ctx, one, holder); err != nil {
+		t.Fatal(err)
+	}
+	rival.Object.ClientAttributes = Names("a", strings.Repeat("long", kmip.MaxTextValue/4))
+	if err := objects.Replace(ctx, one, rival); err != nil {
+		t.Errorf("the name of a destroyed object: %v", err)
+	}
+	wantNamed(t, objects, one, "a", rival.Object.ID)
+	wantNamed(t, objects, two, "a", foreign.Object.ID)
 }
 
 // Ledger is an engine.Objects in memory for tests of other parts.
@@ -238,7 +381,7 @@ func NewObjects() *Ledger { return &Ledger{rows: make(map[ledgerKey]engine.Recor
 func (l *Ledger) Create(ctx context.Context, t tenant.ID, r engine.Record) error {
 	return l.call(ctx, "Create", func() error {
 		k := ledgerKey{t, r.Object.ID}
-		if _, have := l.rows[k]; have {
+		if _, have := l.rows[k]; have || taken(l.rows, k, r) {
 			return engine.ErrExists
 		}
 		r.Version = 1
@@ -268,21 +411,34 @@ func (l *Ledger) Lose() {
 	l.made = nil
 }
 
-// Locate implements engine.Objects.
-func (l *Ledger) Locate(ctx context.Context, t tenant.ID, q engine.Query) (ids []kmip.ObjectID, err error) {
-	err = l.call(ctx, "Locate", func() error {
-		for _, k := range slices.Backward(l.made) {
-			r := l.rows[k]
-			if k.tenant != t || r.Phase == engine.Pending || !q.Filter.Matches(&r.Object, q.Now) {
-				continue
-			}
-			if q.Offset--; q.Offset < 0 && len(ids) < q.Maximum {
-				ids = append(ids, k.object)
+// taken reports whether one of r's names is held by another row.
+func taken(rows map[ledgerKey]engine.Record, k ledgerKey, r engine.Record) bool {
+	for other, have := range rows {
+		if other.tenant != k.tenant || other.object == k.object {
+			continue
+		}
+		for _, name := range have.HeldNames() {
+			if slices.Contains(r.HeldNames(), name) {
+				return true
 			}
 		}
+	}
+	return false
+}
+
+// Locate implements engine.Objects.
+func (l *Ledger) Locate(ctx context.Context, t tenant.ID, q engine.Query) (found engine.Located, err error) {
+	err = l.call(ctx, "Locate", func() error {
+		var all []kmip.ObjectID
+		for _, k := range slices.Backward(l.made) {
+			if r := l.rows[k]; k.tenant == t && r.Phase != engine.Pending && q.Filter.Matches(&r.Object, q.Now) {
+				all = append(all, k.object)
+			}
+		}
+		found = q.Page(all)
 		return nil
 	})
-	return ids, err
+	return found, err
 }
 
 // Get implements engine.Objects.
@@ -298,18 +454,24 @@ func (l *Ledger) Get(ctx context.Context, t tenant.ID, id kmip.ObjectID) (r engi
 }
 
 // Replace implements engine.Objects.
-func (l *Ledger) Replace(ctx context.Context, t tenant.ID, r engine.Record) error {
+func (l *Ledger) Replace(ctx context.Context, t tenant.ID, records ...engine.Record) error {
 	return l.call(ctx, "Replace", func() error {
-		k := ledgerKey{t, r.Object.ID}
-		have, ok := l.rows[k]
-		switch {
-		case !ok:
-			return engine.ErrNotFound
-		case have.Version != r.Version:
-			return engine.ErrConflict
+		rows := maps.Clone(l.rows)
+		for _, r := range records {
+			k := ledgerKey{t, r.Object.ID}
+			have, ok := rows[k]
+			switch {
+			case !ok:
+				return engine.ErrNotFound
+			case have.Version != r.Version:
+				return engine.ErrConflict
+			case taken(rows, k, r):
+				return engine.ErrExists
+			}
+			r.Version++
+			rows[k] = r
 		}
-		r.Version++
-		l.rows[k] = r
+		l.rows = rows
 		return nil
 	})
 }

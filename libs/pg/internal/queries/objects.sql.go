@@ -10,12 +10,18 @@ import (
 )
 
 const createObject = `-- name: CreateObject :exec
-INSERT INTO objects (tenant, id, phase, object, location, key_ref, recovered, version, pending_until)
-VALUES ($1, $2, $3, $4, $5, $6, $7, 1,
-    CASE WHEN $3::text = 'pending' THEN now() + make_interval(secs => $8) END)
+WITH made AS (
+    INSERT INTO objects (tenant, id, phase, object, location, key_ref, recovered, version, pending_until)
+    VALUES ($2, $3, $4, $5, $6, $7, $8, 1,
+        CASE WHEN $4::text = 'pending' THEN now() + make_interval(secs => $9) END)
+    RETURNING tenant, id
+)
+INSERT INTO object_names (tenant, name, object)
+SELECT made.tenant, held.name, made.id FROM made, unnest($1::bytea[]) AS held(name)
 `
 
 type CreateObjectParams struct {
+	Names          [][]byte
 	Tenant         string
 	ID             string
 	Phase          string
@@ -26,8 +32,10 @@ type CreateObjectParams struct {
 	PendingSeconds float64
 }
 
+// Names are those that the row holds, hashed.
 func (q *Queries) CreateObject(ctx context.Context, arg CreateObjectParams) error {
 	_, err := q.db.Exec(ctx, createObject,
+		arg.Names,
 		arg.Tenant,
 		arg.ID,
 		arg.Phase,
@@ -73,7 +81,7 @@ func (q *Queries) GetObject(ctx context.Context, arg GetObjectParams) (GetObject
 }
 
 const listObjects = `-- name: ListObjects :many
-SELECT place, id, object FROM objects
+SELECT place, object FROM objects
 WHERE tenant = $1 AND phase <> 'pending' AND place < $2
 ORDER BY place DESC LIMIT $3
 `
@@ -86,7 +94,6 @@ type ListObjectsParams struct {
 
 type ListObjectsRow struct {
 	Place  int64
-	ID     string
 	Object []byte
 }
 
@@ -100,7 +107,7 @@ func (q *Queries) ListObjects(ctx context.Context, arg ListObjectsParams) ([]Lis
 	var items []ListObjectsRow
 	for rows.Next() {
 		var i ListObjectsRow
-		if err := rows.Scan(&i.Place, &i.ID, &i.Object); err != nil {
+		if err := rows.Scan(&i.Place, &i.Object); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -127,11 +134,39 @@ func (q *Queries) ObjectExists(ctx context.Context, arg ObjectExistsParams) (boo
 	return exists, err
 }
 
-const replaceObject = `-- name: ReplaceObject :execrows
-UPDATE objects
-SET phase = $1, object = $2, location = $3, key_ref = $4, recovered = $5,
-    version = version + 1, updated_at = now()
-WHERE tenant = $6 AND id = $7 AND version = $8
+const objectNamed = `-- name: ObjectNamed :one
+SELECT o.object FROM object_names n JOIN objects o ON o.tenant = n.tenant AND o.id = n.object
+WHERE n.tenant = $1 AND n.name = $2
+`
+
+type ObjectNamedParams struct {
+	Tenant string
+	Name   []byte
+}
+
+func (q *Queries) ObjectNamed(ctx context.Context, arg ObjectNamedParams) ([]byte, error) {
+	row := q.db.QueryRow(ctx, objectNamed, arg.Tenant, arg.Name)
+	var object []byte
+	err := row.Scan(&object)
+	return object, err
+}
+
+const replaceObject = `-- name: ReplaceObject :one
+WITH replaced AS (
+    UPDATE objects o
+    SET phase = $1, object = $2, location = $3, key_ref = $4, recovered = $5,
+        version = o.version + 1, updated_at = now()
+    WHERE o.tenant = $6 AND o.id = $7 AND o.version = $8
+    RETURNING o.tenant, o.id
+), released AS (
+    DELETE FROM object_names n USING replaced r
+    WHERE n.tenant = r.tenant AND n.object = r.id AND n.name <> ALL ($9::bytea[])
+), taken AS (
+    INSERT INTO object_names (tenant, name, object)
+    SELECT r.tenant, held.name, r.id FROM replaced r, unnest($9::bytea[]) AS held(name)
+    WHERE NOT EXISTS (SELECT FROM object_names n WHERE n.tenant = r.tenant AND n.name = held.name AND n.object = r.id)
+)
+SELECT count(*) FROM replaced
 `
 
 type ReplaceObjectParams struct {
@@ -143,10 +178,12 @@ type ReplaceObjectParams struct {
 	Tenant    string
 	ID        string
 	Version   int64
+	Names     [][]byte
 }
 
+// An object gives up the names that it no longer holds before it takes new ones.
 func (q *Queries) ReplaceObject(ctx context.Context, arg ReplaceObjectParams) (int64, error) {
-	result, err := q.db.Exec(ctx, replaceObject,
+	row := q.db.QueryRow(ctx, replaceObject,
 		arg.Phase,
 		arg.Object,
 		arg.Location,
@@ -155,11 +192,11 @@ func (q *Queries) ReplaceObject(ctx context.Context, arg ReplaceObjectParams) (i
 		arg.Tenant,
 		arg.ID,
 		arg.Version,
+		arg.Names,
 	)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
+	var count int64
+	err := row.Scan(&count)
+	return count, err
 }
 
 const setTenant = `-- name: SetTenant :exec
