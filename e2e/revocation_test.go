@@ -6,10 +6,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gemalto/kmip-go/kmip14"
 	"github.com/google/uuid"
 
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
+	"github.com/kmip-for-vmware/kmip/libs/wire/client"
 )
 
 // TestStandardKeyDeleted revokes one key by deleting its standard key, as the
@@ -79,6 +81,18 @@ func TestForeignObjectOverTheWire(t *testing.T) {
 		id := owner.create(t, nodes[0])
 		conn := stranger.dial(t, nodes[1])
 		name := kmip.Attribute{Name: "x-Name", Value: kmip.Text("vm")}
+		do := func(operation kmip14.Operation, more ...kmip.Field) func(kmip.ObjectID) error {
+			return func(id kmip.ObjectID) error {
+				about := kmip.Field{Tag: uint32(kmip14.TagUniqueIdentifier), Value: kmip.Text(string(id))}
+				results, err := conn.Do(t.Context(), client.Item{Operation: client.Operation(operation), Payload: append([]kmip.Field{about}, more...)})
+				if err != nil {
+					return err
+				}
+				return results[0].Err
+			}
+		}
+		named := kmip.Field{Tag: uint32(kmip14.TagAttributeName), Value: kmip.Text(name.Name)}
+		set := kmip.Field{Tag: uint32(kmip14.TagAttribute), Value: kmip.Struct(named, kmip.Field{Tag: uint32(kmip14.TagAttributeValue), Value: name.Value})}
 		for operation, ask := range map[string]func(kmip.ObjectID) error{
 			"Get":            func(id kmip.ObjectID) error { _, err := conn.Get(t.Context(), id); return err },
 			"Get Attributes": func(id kmip.ObjectID) error { _, err := conn.GetAttributes(t.Context(), id, "State"); return err },
@@ -86,6 +100,12 @@ func TestForeignObjectOverTheWire(t *testing.T) {
 			"Activate":       func(id kmip.ObjectID) error { return conn.Activate(t.Context(), id) },
 			"Revoke":         func(id kmip.ObjectID) error { return conn.Revoke(t.Context(), id, 1, "", time.Time{}) },
 			"Destroy":        func(id kmip.ObjectID) error { return conn.Destroy(t.Context(), id) },
+
+			"Get Attribute List": do(kmip14.OperationGetAttributeList),
+			"Modify Attribute":   do(kmip14.OperationModifyAttribute, set),
+			"Delete Attribute":   do(kmip14.OperationDeleteAttribute, named),
+			"Check":              do(kmip14.OperationCheck),
+			"Re-key":             do(kmip14.OperationReKey),
 		} {
 			foreign, unknown := ask(id), ask(kmip.ObjectID(uuid.NewString()))
 			wantReason(t, foreign, itemNotFound, operation+" of a foreign key")

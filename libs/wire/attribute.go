@@ -142,16 +142,27 @@ func (d *decoding) take(bytes int) error {
 // knows it, or nothing. Index 0 is left out, as vCenter and the OASIS cases
 // have it.
 func (a *answer) putAttribute(attribute *kmip.Attribute) error {
-	if standardAttributes[attribute.Name].since > a.version.minor {
+	if !a.knows(attribute.Name) {
 		return nil
 	}
+	return a.put(attribute, attribute.Index != 0)
+}
+
+// putIndexed writes an Attribute that was named with its index, of which
+// PyKMIP's client reads even 0.
+func (a *answer) putIndexed(attribute *kmip.Attribute) error { return a.put(attribute, true) }
+
+// knows reports whether the answer's version has an attribute.
+func (a *answer) knows(name string) bool { return standardAttributes[name].since <= a.version.minor }
+
+func (a *answer) put(attribute *kmip.Attribute, indexed bool) error {
 	value := attribute.Value
 	if attribute.Name == kmip.AttributeDigest && a.version.minor == 0 {
 		value = digestOf10(value)
 	}
 	at := a.Begin(kmip14.TagAttribute)
 	a.Text(kmip14.TagAttributeName, attribute.Name)
-	if attribute.Index != 0 {
+	if indexed {
 		a.Int32(kmip14.TagAttributeIndex, attribute.Index)
 	}
 	if err := a.Value(kmip14.TagAttributeValue, value); err != nil {

@@ -21,10 +21,16 @@ type operation struct {
 // operations are all that are built, by their codes (KMIP 1.4, 9.1.3.2.27).
 var operations = [...]operation{
 	kmip14.OperationCreate:           {"Create", 0, (*batch).create},
+	kmip14.OperationRegister:         {"Register", 0, (*batch).register},
+	kmip14.OperationReKey:            {"Re-key", 0, (*batch).rekey},
 	kmip14.OperationLocate:           {"Locate", 0, (*batch).locate},
+	kmip14.OperationCheck:            {"Check", 0, (*batch).check},
 	kmip14.OperationGet:              {"Get", 0, (*batch).get},
 	kmip14.OperationGetAttributes:    {"Get Attributes", 0, (*batch).getAttributes},
+	kmip14.OperationGetAttributeList: {"Get Attribute List", 0, (*batch).getAttributeList},
 	kmip14.OperationAddAttribute:     {"Add Attribute", 0, (*batch).addAttribute},
+	kmip14.OperationModifyAttribute:  {"Modify Attribute", 0, (*batch).modifyAttribute},
+	kmip14.OperationDeleteAttribute:  {"Delete Attribute", 0, (*batch).deleteAttribute},
 	kmip14.OperationActivate:         {"Activate", 0, (*batch).activate},
 	kmip14.OperationRevoke:           {"Revoke", 0, (*batch).revoke},
 	kmip14.OperationDestroy:          {"Destroy", 0, (*batch).destroy},

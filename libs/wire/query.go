@@ -6,6 +6,7 @@ import (
 	"github.com/gemalto/kmip-go/kmip14"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/wire/message"
 )
 
@@ -54,7 +55,9 @@ func (b *batch) query(_ context.Context, c message.Cursor) error {
 		}
 	}
 	if asks(kmip14.QueryFunctionQueryObjects) {
-		b.answer.Enum(kmip14.TagObjectType, uint32(kmip14.ObjectTypeSymmetricKey))
+		for _, typ := range kmip.ObjectTypes {
+			b.answer.Enum(kmip14.TagObjectType, uint32(typ))
+		}
 	}
 	if asks(kmip14.QueryFunctionQueryServerInformation) {
 		b.answer.Text(kmip14.TagVendorIdentification, b.responder.Vendor)

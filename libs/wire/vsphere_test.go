@@ -228,7 +228,7 @@ func TestPayloadRules(t *testing.T) {
 		"a long identifier":         {single(kmip14.OperationGet, uid(strings.Repeat("a", kmip.MaxObjectID+1))), kmip14.ResultReasonItemNotFound},
 		"an empty identifier":       {single(kmip14.OperationGet, uid("")), kmip14.ResultReasonItemNotFound},
 		"no identifier":             {single(kmip14.OperationActivate), kmip14.ResultReasonItemNotFound},
-		"an operation not built":    {single(kmip14.OperationReKey), kmip14.ResultReasonOperationNotSupported},
+		"an operation not built":    {single(kmip14.OperationArchive), kmip14.ResultReasonOperationNotSupported},
 		"an operation nobody knows": {single(0x7777), kmip14.ResultReasonOperationNotSupported},
 	} {
 		it := b.one(t, c.request)
@@ -249,8 +249,9 @@ func TestQueryAndDiscoverVersions(t *testing.T) {
 		return b.one(t, message(header(minor, 1), item(kmip14.OperationQuery, fields...)))
 	}
 	wantLines(t, query(1, 3).ResponsePayload, "VendorIdentification=IBM Cloud")
-	wantLines(t, query(0, 3, 2, 1).ResponsePayload, "Operation=1", "Operation=8", "Operation=10", "Operation=11", "Operation=13",
-		"Operation=18", "Operation=19", "Operation=20", "Operation=24", "ObjectType=2", "VendorIdentification=IBM Cloud")
+	wantLines(t, query(0, 3, 2, 1).ResponsePayload, "Operation=1", "Operation=3", "Operation=4", "Operation=8", "Operation=9",
+		"Operation=10", "Operation=11", "Operation=12", "Operation=13", "Operation=14", "Operation=15", "Operation=18",
+		"Operation=19", "Operation=20", "Operation=24", "ObjectType=2", "ObjectType=7", "ObjectType=8", "VendorIdentification=IBM Cloud")
 	if lines := flat(query(1, 1).ResponsePayload); !contains(lines, "Operation=30") {
 		t.Errorf("1.1: %q", lines)
 	}
