@@ -62,7 +62,8 @@ var errUnknown = fault.New(fault.NotFound, "No object with this unique identifie
 
 // Get returns an object's bytes after asking the key manager for both its
 // standard key and the root key, and checking length and digest; format is the
-// one asked for, or 0 (KMIP 1.4, 4.11). It does not need the ledger.
+// one asked for, or 0 (KMIP 1.4, 4.11). It does not need the ledger, but for a
+// fresh member of an object group.
 func (e *Engine) Get(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, format kmip.KeyFormat) (Key, error) {
 	r, err := e.known(ctx, t, id)
 	if err != nil {
@@ -94,14 +95,28 @@ func (e *Engine) Get(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, fo
 }
 
 // serve notes that a client gets an object's bytes, unless they have become
-// unreadable meanwhile. Without the ledger they are given out all the same.
+// unreadable meanwhile. Without the ledger they are given out all the same, but
+// not a group's: its fresh members are handed out, and two clients may not get
+// one as fresh.
 func (e *Engine) serve(ctx context.Context, t *tenant.Tenant, r Record) error {
-	if r.Object.Served || e.away() {
+	if r.Object.Served {
 		return nil
 	}
+	err := error(errNoLedger)
+	if !e.away() {
+		err = e.markServed(ctx, t, r.Object.ID)
+	}
+	if errors.Is(err, errUnknown) || r.Object.Grouped() {
+		return err
+	}
+	return nil // the mark is worth less than the key
+}
+
+// markServed waits for the ledger no longer than readers do.
+func (e *Engine) markServed(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) error {
 	ctx, cancel := context.WithTimeout(ctx, ledgerTime)
 	defer cancel()
-	_, err := e.replace(ctx, t, r.Object.ID, func(r *Record) error {
+	written, err := e.replace(ctx, t, id, func(r *Record) error {
 		switch {
 		case r.Phase != Live:
 			return errUnknown
@@ -111,10 +126,13 @@ func (e *Engine) serve(ctx context.Context, t *tenant.Tenant, r Record) error {
 		r.Object.Serve(e.now())
 		return nil
 	})
-	if errors.Is(err, errUnknown) {
-		return err
+	switch {
+	case errors.Is(err, errServed):
+		return nil
+	case err == nil:
+		e.memory.rows.Set(row{t.ID, id}, written)
 	}
-	return nil // the mark is worth less than the key
+	return err
 }
 
 var errServed = errors.New("served already")

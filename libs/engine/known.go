@@ -90,6 +90,7 @@ func (e *Engine) find(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (
 		var envelope Envelope
 		if envelope, err = keys.Load(ctx, id, ref); err == nil && envelope.Tenant == t.ID {
 			e.memory.envelopes.Set(subject{t.ID, id, ref}, envelope)
+			envelope.Object.Served = true // for all that is known
 			return Record{Object: envelope.Object, Phase: Live, Location: envelope.Location, KeyRef: ref}, nil
 		}
 	}

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"crypto/sha256"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -296,40 +297,55 @@ func TestHostsBootTogether(t *testing.T) {
 	}
 }
 
-// TestFreshIsServedOnce holds that an object is fresh until its bytes are given
-// out (KMIP 1.4, 3.34), and that they are even when the ledger can't note it.
+// TestFreshIsServedOnce holds that no member of a group is given out as fresh
+// twice, also when the ledger fails, which stops nobody from getting any other
+// object (KMIP 1.4, 3.34).
 func TestFreshIsServedOnce(t *testing.T) {
-	b := newBench()
-	id := b.create(t)
-	fresh := func() bool {
-		t.Helper()
-		a, err := b.Attributes(t.Context(), b.one, id, []string{kmip.AttributeFresh})
-		if err != nil || len(a) != 1 {
-			t.Fatalf("Fresh: %+v, %v", a, err)
+	for name, group := range map[string][]kmip.Attribute{
+		"alone": nil, "in a group": {{Name: kmip.AttributeObjectGroup, Value: kmip.Text("pool")}},
+	} {
+		b := newBench()
+		id, err := b.Create(t.Context(), b.one, kmip.SymmetricKey, append(group, vSphere...))
+		if err != nil {
+			t.Fatal(err)
 		}
-		return a[0].Value.Number == 1
-	}
-	b.objects.Fail = func(method string, done bool) error {
-		if method == "Replace" && !done {
-			return engine.ErrUnavailable
+		fresh := func() bool {
+			t.Helper()
+			a, err := b.Attributes(t.Context(), b.one, id, []string{kmip.AttributeFresh})
+			if err != nil || len(a) != 1 {
+				t.Fatalf("Fresh: %+v, %v", a, err)
+			}
+			return a[0].Value.Number == 1
 		}
-		return nil
-	}
-	if key, err := b.Get(t.Context(), b.one, id, 0); err != nil || key.Material.Len() != 32 || !fresh() {
-		t.Errorf("Get while the ledger fails: %v, fresh %t", err, fresh())
-	}
-	b.objects.Fail = nil
-	if _, err := b.Get(t.Context(), b.one, id, 0); err != nil || fresh() {
-		t.Errorf("Get: %v, fresh %t", err, fresh())
-	}
-	b.objects.Fail = func(method string, _ bool) error {
-		if method == "Replace" {
-			t.Error("a second Get wrote")
+		b.objects.Fail = func(method string, done bool) error {
+			if method == "Replace" && !done {
+				return engine.ErrUnavailable
+			}
+			return nil
 		}
-		return nil
-	}
-	b.now = b.now.Add(time.Hour)
-	if _, err := b.Get(t.Context(), b.one, id, 0); err != nil {
-		t.Error(err)
+		key, err := b.Get(t.Context(), b.one, id, 0)
+		if refused := errors.Is(err, engine.ErrUnavailable) && key.Material == nil; refused != (group != nil) || !fresh() {
+			t.Errorf("%s: Get while the ledger fails: %v, fresh %t", name, err, fresh())
+		}
+		b.objects.Fail = nil
+		if _, err := b.Get(t.Context(), b.one, id, 0); err != nil || fresh() {
+			t.Errorf("%s: Get: %v, fresh %t", name, err, fresh())
+		}
+		b.objects.Fail = func(method string, _ bool) error {
+			if method == "Replace" {
+				t.Errorf("%s: a second Get wrote", name)
+			}
+			return nil
+		}
+		b.now = b.now.Add(time.Hour)
+		if _, err := b.Get(t.Context(), b.one, id, 0); err != nil {
+			t.Error(err)
+		}
+		b.away()
+		for where, node := range map[string]*bench{"a node that knows it": b, "another": b.another()} {
+			if _, err := node.Get(t.Context(), b.one, id, 0); err != nil {
+				t.Errorf("%s, without the ledger, on %s: %v", name, where, err)
+			}
+		}
 	}
 }

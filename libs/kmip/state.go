@@ -1,6 +1,7 @@
 package kmip
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -127,6 +128,12 @@ func (o *Object) Destroy(now time.Time) error {
 // Serve notes that a client gets the bytes (KMIP 1.4, 3.34).
 func (o *Object) Serve(now time.Time) {
 	o.Served, o.LastChangeDate = true, second(now)
+}
+
+// Grouped reports whether the object is a member of an object group
+// (KMIP 1.4, 3.33).
+func (o *Object) Grouped() bool {
+	return slices.ContainsFunc(o.ClientAttributes, func(a Attribute) bool { return a.Name == AttributeObjectGroup })
 }
 
 // GiveAs returns the format in which the bytes are given out to a client that
