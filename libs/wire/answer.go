@@ -20,6 +20,7 @@ type answer struct {
 	version version
 	count   int32 // of batch items
 	keys    []placedKey
+	first   [1]placedKey // where keys begins: most answers that hold any hold one
 }
 
 // placedKey is a key and where its bytes belong in the frame.
@@ -30,26 +31,16 @@ type placedKey struct {
 
 // usualAnswer is the room for an answer at first, in bytes: that of a Get of
 // one key fits.
-const usualAnswer = 384
+const usualAnswer = 352
 
-// headerAt is where the Response Header begins, after the message's own head.
-const headerAt = 8
+// headerSize is the length of the message's own head and its header.
+const headerSize = 88
 
-// newAnswer returns an answer without items; finish writes its header again.
-func newAnswer(v version) answer {
-	a := answer{Writer: message.NewWriter(usualAnswer), version: v}
-	a.Begin(kmip14.TagResponseMessage)
-	a.putHeader(&a.Writer, time.Time{})
-	return a
-}
-
-// putHeader writes a Response Header (KMIP 1.4, 7.2), always of the same size.
-func (a *answer) putHeader(w *message.Writer, now time.Time) {
-	header := w.Begin(kmip14.TagResponseHeader)
-	putVersion(w, a.version)
-	w.Time(kmip14.TagTimeStamp, now)
-	w.Int32(kmip14.TagBatchCount, a.count)
-	w.End(header)
+// open begins an answer without items. Its header is left out until finish
+// knows what belongs there.
+func (a *answer) open(v version) {
+	a.Writer, a.version, a.keys = message.NewWriter(usualAnswer), v, a.first[:0]
+	a.Skip(headerSize)
 }
 
 // putKey writes a Byte String of key bytes and takes ownership of them.
@@ -120,11 +111,21 @@ func (a *answer) finish(now time.Time, limit int) (*secret.Bytes, error) {
 	if a.Len() > limit {
 		return nil, fault.Newf(fault.TooLarge, "The response would have %d bytes; at most %d are allowed.", a.Len(), limit)
 	}
-	header := a.Over(headerAt)
-	a.putHeader(&header, now)
-	a.End(0)
+	a.putHeader(now)
 	for _, k := range a.keys {
 		copy(a.Frame()[k.at:], k.material.Reveal())
 	}
 	return secret.Of(a.Frame()), nil
+}
+
+// putHeader begins the message and writes its Response Header (KMIP 1.4, 7.2).
+func (a *answer) putHeader(now time.Time) {
+	w := a.Over(0)
+	whole := w.Begin(kmip14.TagResponseMessage)
+	header := w.Begin(kmip14.TagResponseHeader)
+	putVersion(&w, a.version)
+	w.Time(kmip14.TagTimeStamp, now)
+	w.Int32(kmip14.TagBatchCount, a.count)
+	w.End(header)
+	a.End(whole)
 }

@@ -68,7 +68,8 @@ func attributeName(f *fields) (string, error) {
 
 // decodeTemplate reads a Template-Attribute (KMIP 1.4, 2.1.8).
 func (d *decoding) decodeTemplate(c message.Cursor) (attributes []kmip.Attribute, err error) {
-	f := d.open(c, kmip14.TagAttribute, kmip14.TagName)
+	f := d.open(c)
+	f.repeatable = kmip14.TagAttribute
 	for f.next() {
 		switch f.Tag() {
 		case kmip14.TagAttribute:
@@ -95,7 +96,7 @@ func (d *decoding) appendAttribute(attributes []kmip.Attribute, f *fields) ([]km
 		if err := d.take(n * attributeSize); err != nil {
 			return nil, err
 		}
-		attributes = slices.Grow(attributes, n)
+		attributes = append(make([]kmip.Attribute, 0, len(attributes)+n), attributes...)
 	}
 	attributes = attributes[:len(attributes)+1]
 	_, err := d.decodeAttribute(&attributes[len(attributes)-1], f.Cursor)
@@ -115,7 +116,7 @@ func (d *decoding) decodeAttribute(a *kmip.Attribute, c message.Cursor) (indexed
 			indexed = true
 		case kmip14.TagAttributeValue:
 			if f.err = d.take(f.Members() * memberSize); f.err == nil {
-				a.Value, f.err = f.Value()
+				f.err = f.CopyValue(&a.Value)
 			}
 		default:
 			f.unknown()

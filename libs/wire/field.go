@@ -1,8 +1,6 @@
 package wire
 
 import (
-	"slices"
-
 	"github.com/gemalto/kmip-go/ttlv"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
@@ -41,15 +39,13 @@ type fields struct {
 	message.Cursor
 	err        error
 	seen       tagSet
-	repeatable [2]ttlv.Tag
+	repeatable ttlv.Tag // may come more than once
 	later      bool
 }
 
-// open returns the fields of the structure on which c stands; those repeatable,
-// two at most, may come more than once.
-func (d *decoding) open(c message.Cursor, repeatable ...ttlv.Tag) (f fields) {
+// open returns the fields of the structure on which c stands.
+func (d *decoding) open(c message.Cursor) (f fields) {
 	f.Cursor, f.err = c.Children()
-	copy(f.repeatable[:], repeatable)
 	f.later = d.later
 	return f
 }
@@ -60,10 +56,11 @@ func (f *fields) next() bool {
 	if f.err != nil || !f.Next() {
 		return false
 	}
-	if f.seen.add(f.Tag()) && !slices.Contains(f.repeatable[:], f.Tag()) {
-		f.err = fault.Newf(fault.Malformed, "The field %v is given twice.", f.Tag())
+	if tag := f.Tag(); f.seen.add(tag) && tag != f.repeatable {
+		f.err = fault.Newf(fault.Malformed, "The field %v is given twice.", tag)
+		return false
 	}
-	return f.err == nil
+	return true
 }
 
 // unknown is what a decoder does with a field that it does not know: an

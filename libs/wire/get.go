@@ -56,13 +56,13 @@ func (b *batch) get(ctx context.Context, c message.Cursor) error {
 	if err != nil {
 		return err
 	}
-	b.answer.putGot(key)
+	b.answer.putGot(&key)
 	return nil
 }
 
 // putGot writes the Response Payload of Get (KMIP 1.4, 4.11) and takes
 // ownership of the key bytes.
-func (a *answer) putGot(key engine.Key) {
+func (a *answer) putGot(key *engine.Key) {
 	a.Enum(kmip14.TagObjectType, uint32(key.Object.Type))
 	a.putIdentifier(key.Object.ID)
 	switch key.Object.Type {
@@ -85,7 +85,7 @@ func (a *answer) putGot(key engine.Key) {
 
 // putKeyBlock writes a Key Block (KMIP 1.4, 2.1.3). No attributes stand in Key
 // Value: they break Veeam's client.
-func (a *answer) putKeyBlock(key engine.Key) {
+func (a *answer) putKeyBlock(key *engine.Key) {
 	block := a.Begin(kmip14.TagKeyBlock)
 	a.Enum(kmip14.TagKeyFormatType, uint32(key.Format))
 	value := a.Begin(kmip14.TagKeyValue)

@@ -31,7 +31,8 @@ type locateRequest struct {
 // decodeLocate reads a Locate. FortiOS puts the attributes into a
 // Template-Attribute, which is not in the standard.
 func (d *decoding) decodeLocate(c message.Cursor) (r locateRequest, err error) {
-	f := d.open(c, kmip14.TagAttribute)
+	f := d.open(c)
+	f.repeatable = kmip14.TagAttribute
 	for f.next() {
 		switch f.Tag() {
 		case kmip14.TagMaximumItems:

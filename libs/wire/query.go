@@ -23,7 +23,8 @@ var lastQueryFunction = [...]kmip14.QueryFunction{
 // decodeQuery returns what a Query asks for, bit n for function n
 // (KMIP 1.4, 4.25).
 func (b *batch) decodeQuery(c message.Cursor) (asked uint32, err error) {
-	f := b.open(c, kmip14.TagQueryFunction)
+	f := b.open(c)
+	f.repeatable = kmip14.TagQueryFunction
 	for f.next() {
 		if f.Tag() != kmip14.TagQueryFunction {
 			f.unknown()

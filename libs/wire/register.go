@@ -114,7 +114,8 @@ func (d *decoding) decodeKeyBlock(r *registerRequest, c message.Cursor) error {
 // decodeKeyValue reads a Key Value (KMIP 1.4, 2.1.4); its attributes count as
 // the template's.
 func (d *decoding) decodeKeyValue(r *registerRequest, c message.Cursor) error {
-	f := d.open(c, kmip14.TagAttribute)
+	f := d.open(c)
+	f.repeatable = kmip14.TagAttribute
 	for f.next() {
 		switch {
 		case f.Tag() == kmip14.TagAttribute:

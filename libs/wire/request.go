@@ -18,30 +18,30 @@ type request struct {
 }
 
 // parse reads a request's header and counts its batch items. An error means
-// that the request fails as a whole; what is known of it by then is returned
-// too (KMIP 1.4, 11.1).
-func parse(frame []byte) (q request, err error) {
+// that the request fails as a whole; what is known of it by then is kept
+// (KMIP 1.4, 11.1).
+func (q *request) parse(frame []byte) error {
 	if err := message.Validate(frame, message.DefaultLimits()); err != nil {
-		return q, err
+		return err
 	}
 	q.room = max(minRoom, roomFactor*len(frame))
 	top := message.Open(frame)
 	top.Next()
 	if top.Tag() != kmip14.TagRequestMessage {
-		return q, fault.New(fault.Malformed, "The message is not a request.")
+		return fault.New(fault.Malformed, "The message is not a request.")
 	}
 	parts, err := top.Children()
 	if err != nil {
-		return q, err
+		return err
 	}
 	if !parts.Next() || parts.Tag() != kmip14.TagRequestHeader {
-		return q, fault.New(fault.Malformed, "The message does not begin with a request header.")
+		return fault.New(fault.Malformed, "The message does not begin with a request header.")
 	}
 	if err := q.parseHeader(parts); err != nil {
-		return q, err
+		return err
 	}
 	q.items = parts
-	return q, q.checkBatch()
+	return q.checkBatch()
 }
 
 // parseHeader reads a Request Header (KMIP 1.4, 7.2). The version is judged
@@ -51,24 +51,18 @@ func parse(frame []byte) (q request, err error) {
 // so credentials decide nothing; items run in order and at once, whatever order
 // and asynchrony are allowed; clients' clocks may be wrong.
 func (q *request) parseHeader(c message.Cursor) error {
-	first, err := c.Children()
-	if err != nil {
-		return err
-	}
-	if !first.Next() || first.Tag() != kmip14.TagProtocolVersion {
+	f := q.open(c)
+	if !f.next() || f.Tag() != kmip14.TagProtocolVersion {
 		return fault.New(fault.Malformed, "The request header does not begin with a protocol version.")
 	}
-	if q.version, err = q.parseVersion(first); err != nil {
-		return err
+	q.version, f.err = q.parseVersion(f.Cursor)
+	if f.err == nil && !q.version.known() {
+		f.err = errVersion
 	}
-	if !q.version.known() {
-		return errVersion
-	}
-	q.later, q.maxResponse = q.version.later(), maxResponse
-	f := q.open(c, kmip14.TagAttestationType)
+	q.maxResponse, q.later = maxResponse, q.version.later()
+	f.repeatable, f.later = kmip14.TagAttestationType, q.later
 	for f.next() {
 		switch f.Tag() {
-		case kmip14.TagProtocolVersion:
 		case kmip14.TagMaximumResponseSize:
 			var n int32
 			n, f.err = f.Int32()
@@ -153,6 +147,31 @@ type batchItem struct {
 	payload   message.Cursor   // stands on the Request Payload
 }
 
+// parseItem reads the batch item on which c stands. With an error it returns
+// what echoed does.
+func (d *decoding) parseItem(c message.Cursor) (it batchItem, err error) {
+	f := d.open(c)
+	f.repeatable = kmip14.TagMessageExtension
+	for f.next() {
+		switch f.Tag() {
+		case kmip14.TagOperation:
+			it.operation, f.err = enum[kmip14.Operation](&f)
+		case kmip14.TagUniqueBatchItemID:
+			it.id, f.err = f.Bytes()
+		case kmip14.TagRequestPayload:
+			it.payload = f.Cursor
+		case kmip14.TagMessageExtension:
+			f.err = d.parseExtension(f.Cursor)
+		default:
+			f.unknown()
+		}
+	}
+	if err := f.done(kmip14.TagOperation, kmip14.TagRequestPayload); err != nil {
+		return echoed(c), malformed(err)
+	}
+	return it, nil
+}
+
 // echoed returns what the answer to a batch item repeats, whatever else may be
 // wrong with the item.
 func echoed(c message.Cursor) (it batchItem) {
@@ -167,28 +186,6 @@ func echoed(c message.Cursor) (it batchItem) {
 		}
 	}
 	return it
-}
-
-// parseItem reads the batch item on which c stands. What is echoed is returned
-// even with an error.
-func (d *decoding) parseItem(c message.Cursor) (it batchItem, err error) {
-	it = echoed(c)
-	f := d.open(c, kmip14.TagMessageExtension)
-	for f.next() {
-		switch f.Tag() {
-		case kmip14.TagOperation:
-			_, f.err = f.Enum()
-		case kmip14.TagUniqueBatchItemID:
-			_, f.err = f.Bytes()
-		case kmip14.TagRequestPayload:
-			it.payload = f.Cursor
-		case kmip14.TagMessageExtension:
-			f.err = d.parseExtension(f.Cursor)
-		default:
-			f.unknown()
-		}
-	}
-	return it, malformed(f.done(kmip14.TagOperation, kmip14.TagRequestPayload))
 }
 
 // parseExtension refuses extensions that have to be understood: none is

@@ -69,15 +69,16 @@ type Item struct {
 
 // Respond carries out a request of a tenant that has been admitted. The
 // request is one frame as message.Read returns it. Panics are not recovered.
-func (r *Responder) Respond(ctx context.Context, t *tenant.Tenant, request []byte) Response {
-	q, err := parse(request)
-	if err != nil {
-		return r.refuse(q, err)
+func (r *Responder) Respond(ctx context.Context, t *tenant.Tenant, frame []byte) Response {
+	var q request
+	if err := q.parse(frame); err != nil {
+		return r.refuse(&q, err)
 	}
 	b := batch{
 		responder: r, tenant: t, operations: operations[:],
-		version: q.version.answered(), decoding: q.decoding, answer: newAnswer(q.version.answered()),
+		version: q.version.answered(), decoding: q.decoding,
 	}
+	b.answer.open(b.version)
 	defer b.answer.wipe()
 
 	done := make([]Item, 0, q.count)
@@ -88,26 +89,27 @@ func (r *Responder) Respond(ctx context.Context, t *tenant.Tenant, request []byt
 			break
 		}
 	}
-	frame, err := b.answer.finish(r.Now(), q.maxResponse)
+	answer, err := b.answer.finish(r.Now(), q.maxResponse)
 	if err != nil {
-		refused := r.refuse(q, err)
+		refused := r.refuse(&q, err)
 		refused.Items = append(done, refused.Items...)
 		return refused
 	}
-	return Response{Frame: frame, Items: done}
+	return Response{Frame: answer, Items: done}
 }
 
 // Refuse answers a request as a whole with err, without carrying anything out
 // (KMIP 1.4, 11.1). The request is only read for its version, operation and
 // batch item id; it may be nil or not KMIP at all.
-func (r *Responder) Refuse(request []byte, err error) Response {
-	q, _ := parse(request)
-	return r.refuse(q, err)
+func (r *Responder) Refuse(frame []byte, err error) Response {
+	var q request
+	_ = q.parse(frame) // err stands for it
+	return r.refuse(&q, err)
 }
 
 // refuse answers with one failed item. It names the operation and the batch
 // item id if the request has a single item.
-func (r *Responder) refuse(q request, err error) Response {
+func (r *Responder) refuse(q *request, err error) Response {
 	var only batchItem
 	items := q.items
 	if nextItem(&items) {
@@ -116,7 +118,8 @@ func (r *Responder) refuse(q request, err error) Response {
 	if nextItem(&items) {
 		only = batchItem{}
 	}
-	a := newAnswer(q.version.answered())
+	var a answer
+	a.open(q.version.answered())
 	a.fail(a.begin(&only), err)
 	frame, tooLarge := a.finish(r.Now(), maxResponse)
 	if tooLarge != nil {

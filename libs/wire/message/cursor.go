@@ -15,49 +15,63 @@ import (
 // and every getter fails. A copy of a Cursor moves on its own. The zero Cursor
 // is empty.
 type Cursor struct {
-	rest  []byte // what follows the current item
-	value []byte // of the current item, without padding
-	tag   ttlv.Tag
-	typ   ttlv.Type
+	b        []byte // the structure's members
+	at, next uint32 // where the current item and the one after it begin; equal on no item
 }
 
 // Open returns a cursor whose first Next steps on the message itself. The
 // frame must have passed Validate; one that has not never causes a panic, but
 // the cursor may end early.
-func Open(frame []byte) Cursor { return Cursor{rest: frame} }
+func Open(frame []byte) Cursor { return Cursor{b: frame} }
 
 // Next steps on the next item and reports whether there is one.
 func (c *Cursor) Next() bool {
-	if len(c.rest) >= headSize {
-		tag, typ, length := head(c.rest)
-		if end := headSize + padded(length); end <= len(c.rest) {
-			c.tag, c.typ = tag, typ
-			c.value, c.rest = c.rest[headSize:headSize+length], c.rest[end:]
+	c.at = c.next
+	if left := c.b[c.at:]; len(left) >= headSize {
+		length := binary.BigEndian.Uint32(left[4:])
+		if size := headSize + padded(int(length)); size <= len(left) {
+			c.next = c.at + uint32(size) //nolint:gosec // no more than len(left)
 			return true
 		}
 	}
-	*c = Cursor{}
 	return false
 }
 
+// kind returns the current item's tag and type, as on the wire; 0 on no item.
+func (c *Cursor) kind() uint32 {
+	if c.at == c.next {
+		return 0
+	}
+	return binary.BigEndian.Uint32(c.b[c.at:])
+}
+
+// value returns the current item's bytes without head and padding.
+func (c *Cursor) value() []byte {
+	if c.at == c.next {
+		return nil
+	}
+	item := c.b[c.at:c.next]
+	return item[headSize:][:binary.BigEndian.Uint32(item[4:])]
+}
+
 // Tag returns the current item's tag.
-func (c *Cursor) Tag() ttlv.Tag { return c.tag }
+func (c *Cursor) Tag() ttlv.Tag { return ttlv.Tag(c.kind() >> 8) }
 
 // Type returns the current item's type.
-func (c *Cursor) Type() ttlv.Type { return c.typ }
+func (c *Cursor) Type() ttlv.Type { return ttlv.Type(c.kind()) } //nolint:gosec // cut on purpose
 
 // Children returns a cursor over the current item, a Structure.
 func (c *Cursor) Children() (Cursor, error) {
-	if c.typ != ttlv.TypeStructure {
+	if c.Type() != ttlv.TypeStructure {
 		return Cursor{}, c.mismatch(ttlv.TypeStructure)
 	}
-	return Cursor{rest: c.value}, nil
+	return Open(c.b[c.at+headSize : c.next]), nil
 }
 
 // Count returns how many items with a tag follow the current one.
 func (c *Cursor) Count(tag ttlv.Tag) (n int) {
-	for left := (Cursor{rest: c.rest}); left.Next(); {
-		if left.tag == tag {
+	for left := *c; left.Next(); {
+		if left.Tag() == tag {
 			n++
 		}
 	}
@@ -110,26 +124,28 @@ func (c *Cursor) Interval() (time.Duration, error) {
 }
 
 func (c *Cursor) narrow(want ttlv.Type) (uint32, error) {
-	if c.typ != want || len(c.value) != 4 {
+	v := c.value()
+	if c.Type() != want || len(v) != 4 {
 		return 0, c.mismatch(want)
 	}
-	return binary.BigEndian.Uint32(c.value), nil
+	return binary.BigEndian.Uint32(v), nil
 }
 
 func (c *Cursor) wide(want ttlv.Type) (int64, error) {
-	if c.typ != want || len(c.value) != 8 {
+	v := c.value()
+	if c.Type() != want || len(v) != 8 {
 		return 0, c.mismatch(want)
 	}
-	return int64(binary.BigEndian.Uint64(c.value)), nil //nolint:gosec // two's complement on the wire
+	return int64(binary.BigEndian.Uint64(v)), nil //nolint:gosec // two's complement on the wire
 }
 
 func (c *Cursor) ofType(want ttlv.Type) ([]byte, error) {
-	if c.typ != want {
+	if c.Type() != want {
 		return nil, c.mismatch(want)
 	}
-	return c.value, nil
+	return c.value(), nil
 }
 
 func (c *Cursor) mismatch(want ttlv.Type) error {
-	return fault.Newf(fault.Malformed, "The field %v has type %v where %v is expected.", c.tag, c.typ, want)
+	return fault.Newf(fault.Malformed, "The field %v has type %v where %v is expected.", c.Tag(), c.Type(), want)
 }

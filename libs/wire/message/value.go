@@ -12,14 +12,20 @@ import (
 
 // Value returns a copy of the current item's value, whatever its type; depth
 // and size are those that Validate allowed.
-func (c *Cursor) Value() (kmip.Value, error) { return c.valueWithin(MaxDepth) }
+func (c *Cursor) Value() (v kmip.Value, err error) {
+	err = c.CopyValue(&v)
+	return v, err
+}
 
-func (c *Cursor) valueWithin(depth int) (v kmip.Value, err error) {
+// CopyValue is Value into a zero one.
+func (c *Cursor) CopyValue(v *kmip.Value) error { return c.copyWithin(v, MaxDepth) }
+
+func (c *Cursor) copyWithin(v *kmip.Value, depth int) (err error) {
 	v.Type = kmip.ValueType(c.Type())
 	switch v.Type {
 	case kmip.Structure:
 		if depth == 0 {
-			return v, errDeep
+			return errDeep
 		}
 		v.Fields, err = c.fields(depth - 1)
 	case kmip.Integer:
@@ -28,20 +34,20 @@ func (c *Cursor) valueWithin(depth int) (v kmip.Value, err error) {
 		v.Number = int64(n)
 	case kmip.Enumeration, kmip.Interval:
 		var n uint32
-		n, err = c.narrow(c.typ)
+		n, err = c.narrow(c.Type())
 		v.Number = int64(n)
 	case kmip.LongInteger, kmip.Boolean, kmip.DateTime:
-		v.Number, err = c.wide(c.typ)
+		v.Number, err = c.wide(c.Type())
 	case kmip.BigInteger:
-		v.Big = bigInteger(c.value)
+		v.Big = bigInteger(c.value())
 	case kmip.TextString:
 		v.Text, err = c.Text()
 	case kmip.ByteString:
-		v.Bytes = slices.Clone(c.value)
+		v.Bytes = slices.Clone(c.value())
 	default:
 		err = fault.Newf(fault.Malformed, "The field %v has an unknown type.", c.Tag())
 	}
-	return v, err
+	return err
 }
 
 func (c *Cursor) fields(depth int) ([]kmip.Field, error) {
@@ -52,13 +58,13 @@ func (c *Cursor) fields(depth int) ([]kmip.Field, error) {
 	n := 0
 	for each := children; each.Next(); n++ {
 	}
-	fields := make([]kmip.Field, 0, n)
-	for children.Next() {
-		v, err := children.valueWithin(depth)
-		if err != nil {
+	fields := make([]kmip.Field, n)
+	for i := range fields {
+		children.Next()
+		fields[i].Tag = uint32(children.Tag())
+		if err := children.copyWithin(&fields[i].Value, depth); err != nil {
 			return nil, err
 		}
-		fields = append(fields, kmip.Field{Tag: uint32(children.Tag()), Value: v})
 	}
 	return fields, nil
 }
@@ -66,10 +72,10 @@ func (c *Cursor) fields(depth int) ([]kmip.Field, error) {
 // Members returns how many items the current item's structure holds, those of
 // inner structures included; 0 if it is no structure.
 func (c *Cursor) Members() (n int) {
-	if c.typ != ttlv.TypeStructure {
+	if c.Type() != ttlv.TypeStructure {
 		return 0
 	}
-	for members := (Cursor{rest: c.value}); members.Next(); {
+	for members := Open(c.value()); members.Next(); {
 		n += 1 + members.Members()
 	}
 	return n

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/gemalto/kmip-go/ttlv"
@@ -34,15 +35,18 @@ func (w *Writer) Len() int { return len(w.b) }
 // Truncate takes back what was written after the first n bytes.
 func (w *Writer) Truncate(n int) { w.b = w.b[:n] }
 
-// Over returns a Writer that overwrites what begins at the byte at. Whoever
-// uses it writes items of the same sizes as stand there.
+// Skip leaves out n bytes, to be written by way of Over.
+func (w *Writer) Skip(n int) { w.grow(n) }
+
+// Over returns a Writer that overwrites what begins at the byte at; End of the
+// structures that reach beyond it is the first Writer's.
 func (w *Writer) Over(at int) Writer { return Writer{b: w.b[:at]} }
 
 // Begin begins a structure; what is written until End with the same at are its
 // members.
 func (w *Writer) Begin(tag ttlv.Tag) (at int) {
 	at = len(w.b)
-	w.head(tag, ttlv.TypeStructure, 0)
+	putHead(w.grow(headSize), tag, ttlv.TypeStructure, 0)
 	return at
 }
 
@@ -75,24 +79,15 @@ func (w *Writer) Time(tag ttlv.Tag, t time.Time) {
 }
 
 // Text writes a Text String.
-func (w *Writer) Text(tag ttlv.Tag, s string) {
-	w.head(tag, ttlv.TypeTextString, len(s))
-	w.b = append(w.b, s...)
-	w.pad(len(s))
-}
+func (w *Writer) Text(tag ttlv.Tag, s string) { copy(w.bytes(tag, ttlv.TypeTextString, len(s)), s) }
 
 // Bytes writes a Byte String.
-func (w *Writer) Bytes(tag ttlv.Tag, b []byte) {
-	w.head(tag, ttlv.TypeByteString, len(b))
-	w.b = append(w.b, b...)
-	w.pad(len(b))
-}
+func (w *Writer) Bytes(tag ttlv.Tag, b []byte) { copy(w.bytes(tag, ttlv.TypeByteString, len(b)), b) }
 
 // Room writes a Byte String of n zeros and returns where they begin.
 func (w *Writer) Room(tag ttlv.Tag, n int) (at int) {
-	w.head(tag, ttlv.TypeByteString, n)
-	at = len(w.b)
-	w.b = append(w.b, make([]byte, padded(n))...)
+	at = len(w.b) + headSize
+	clear(w.bytes(tag, ttlv.TypeByteString, n))
 	return at
 }
 
@@ -138,31 +133,40 @@ func (w *Writer) bigInteger(tag ttlv.Tag, n *big.Int) {
 	if n.Sign() < 0 {
 		n.Add(n, new(big.Int).Lsh(big.NewInt(1), uint(size)*8))
 	}
-	w.head(tag, ttlv.TypeBigInteger, size)
-	w.b = append(w.b, n.FillBytes(make([]byte, size))...)
+	n.FillBytes(w.bytes(tag, ttlv.TypeBigInteger, size))
 }
 
-// head writes an item's head.
-func (w *Writer) head(tag ttlv.Tag, typ ttlv.Type, length int) {
-	w.b = binary.BigEndian.AppendUint64(w.b, packHead(tag, typ, length))
+// grow appends n bytes to be written over: they hold anything.
+func (w *Writer) grow(n int) []byte {
+	at := len(w.b)
+	if cap(w.b)-at < n {
+		w.b = slices.Grow(w.b, n)
+	}
+	w.b = w.b[:at+n]
+	return w.b[at:]
 }
 
-func packHead(tag ttlv.Tag, typ ttlv.Type, length int) uint64 {
-	return uint64(tag)<<40 | uint64(typ)<<32 | uint64(length) //nolint:gosec // messages are far below 4 GiB
+func putHead(b []byte, tag ttlv.Tag, typ ttlv.Type, length int) {
+	binary.BigEndian.PutUint64(b, uint64(tag)<<40|uint64(typ)<<32|uint64(length)) //nolint:gosec // messages are far below 4 GiB
 }
 
 func (w *Writer) narrow(tag ttlv.Tag, typ ttlv.Type, n uint32) {
-	w.head(tag, typ, 4)
-	w.b = binary.BigEndian.AppendUint64(w.b, uint64(n)<<32)
+	b := w.grow(headSize + 8)
+	putHead(b, tag, typ, 4)
+	binary.BigEndian.PutUint64(b[headSize:], uint64(n)<<32)
 }
 
 func (w *Writer) wide(tag ttlv.Tag, typ ttlv.Type, n uint64) {
-	w.head(tag, typ, 8)
-	w.b = binary.BigEndian.AppendUint64(w.b, n)
+	b := w.grow(headSize + 8)
+	putHead(b, tag, typ, 8)
+	binary.BigEndian.PutUint64(b[headSize:], n)
 }
 
-// pad rounds a value of n bytes up to whole groups of 8.
-func (w *Writer) pad(n int) {
-	var zeros [8]byte
-	w.b = append(w.b, zeros[:padded(n)-n]...)
+// bytes appends an item of n bytes, rounded up to whole groups of 8 with
+// zeros, and returns where the bytes belong.
+func (w *Writer) bytes(tag ttlv.Tag, typ ttlv.Type, n int) []byte {
+	b := w.grow(headSize + padded(n))
+	binary.BigEndian.PutUint64(b[len(b)-8:], 0)
+	putHead(b, tag, typ, n)
+	return b[headSize : headSize+n]
 }
