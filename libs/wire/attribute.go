@@ -110,12 +110,14 @@ func (d *decoding) decodeAttribute(a *kmip.Attribute, c message.Cursor) (indexed
 	for f.next() {
 		switch f.Tag() {
 		case kmip14.TagAttributeName:
-			a.Name, f.err = attributeName(&f)
+			if a.Name, f.err = attributeName(&f); f.err == nil {
+				f.err = d.take(len(a.Name))
+			}
 		case kmip14.TagAttributeIndex:
 			a.Index, f.err = f.Int32()
 			indexed = true
 		case kmip14.TagAttributeValue:
-			if f.err = d.take(f.Members() * memberSize); f.err == nil {
+			if f.err = d.take(f.ValueSize()); f.err == nil {
 				f.err = f.CopyValue(&a.Value)
 			}
 		default:
@@ -125,15 +127,12 @@ func (d *decoding) decodeAttribute(a *kmip.Attribute, c message.Cursor) (indexed
 	return indexed, f.done(kmip14.TagAttributeName, kmip14.TagAttributeValue)
 }
 
-// The memory of what attributes are made of, in bytes.
-const (
-	attributeSize = 112 // a kmip.Attribute
-	memberSize    = 136 // a kmip.Field, and a big.Int that it may point to
-)
+// attributeSize is the memory of a kmip.Attribute in bytes.
+const attributeSize = 112
 
-// take takes room for an attribute or its members.
+// take takes memory for attributes, and what the allocator rounds it up by.
 func (d *decoding) take(bytes int) error {
-	if d.room -= bytes; d.room < 0 {
+	if d.room -= bytes + bytes/8; d.room < 0 {
 		return fault.New(fault.Invalid, "The attributes of the request have too many parts.")
 	}
 	return nil

@@ -38,7 +38,8 @@ func (d *decoding) decodeGetAttributes(c message.Cursor) (r getAttributesRequest
 		}
 	}
 	if f.err == nil && len(r.names) > 1 {
-		sorted := slices.Sorted(slices.Values(r.names))
+		sorted := slices.Clone(r.names)
+		slices.Sort(sorted)
 		if len(slices.Compact(sorted)) != len(r.names) {
 			f.err = fault.New(fault.Malformed, "An attribute name is given twice.")
 		}

@@ -40,8 +40,9 @@ func (b *batch) decodeQuery(c message.Cursor) (asked uint32, err error) {
 	return asked, f.done(kmip14.TagQueryFunction)
 }
 
-// query carries out Query. Functions about what is not built are answered with
-// nothing.
+// query carries out Query. Of what is not built nothing is listed: application
+// namespaces, extensions, attestation types, validations. Nor is a profile:
+// nobody has certified one.
 func (b *batch) query(_ context.Context, c message.Cursor) error {
 	asked, err := b.decodeQuery(c)
 	if err != nil {
@@ -63,5 +64,37 @@ func (b *batch) query(_ context.Context, c message.Cursor) error {
 	if asks(kmip14.QueryFunctionQueryServerInformation) {
 		b.answer.Text(kmip14.TagVendorIdentification, b.responder.Vendor)
 	}
+	if asks(kmip14.QueryFunctionQueryRNGs) {
+		b.answer.putRNG()
+	}
+	if asks(kmip14.QueryFunctionQueryCapabilities) {
+		b.answer.putCapabilities()
+	}
+	if asks(kmip14.QueryFunctionQueryClientRegistrationMethods) {
+		// A client's certificate is known before it comes.
+		b.answer.Enum(kmip14.TagClientRegistrationMethod, uint32(kmip14.ClientRegistrationMethodClientRegistered))
+	}
 	return nil
+}
+
+// putRNG writes RNG Parameters (KMIP 1.4, 2.1.18): those of the operating
+// system's generator are not ours to know.
+func (a *answer) putRNG() {
+	at := a.Begin(kmip14.TagRNGParameters)
+	a.Enum(kmip14.TagRNGAlgorithm, uint32(kmip14.RNGAlgorithmUnspecified))
+	a.End(at)
+}
+
+// putCapabilities writes a Capability Information (KMIP 1.4, 2.1.22). Batches
+// are in it since 1.4.
+func (a *answer) putCapabilities() {
+	at := a.Begin(kmip14.TagCapabilityInformation)
+	a.Bool(kmip14.TagStreamingCapability, false)
+	a.Bool(kmip14.TagAsynchronousCapability, false)
+	a.Bool(kmip14.TagAttestationCapability, false)
+	if a.version.minor >= 4 {
+		a.Bool(kmip14.TagBatchUndoCapability, false)
+		a.Bool(kmip14.TagBatchContinueCapability, true)
+	}
+	a.End(at)
 }

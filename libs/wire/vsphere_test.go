@@ -255,10 +255,6 @@ func TestQueryAndDiscoverVersions(t *testing.T) {
 	if lines := flat(query(1, 1).ResponsePayload); !contains(lines, "Operation=30") {
 		t.Errorf("1.1: %q", lines)
 	}
-	for minor, last := range []uint32{4, 6, 7, 12, 12} {
-		wantReason(t, fmt.Sprintf("1.%d's last function", minor), query(minor, last), 0)
-		wantReason(t, fmt.Sprintf("one after 1.%d's last", minor), query(minor, last+1), kmip14.ResultReasonInvalidField)
-	}
 	wantReason(t, "function 0", query(1, 0), kmip14.ResultReasonInvalidField)
 	wantReason(t, "function 2^32-1", query(1, 1<<32-1), kmip14.ResultReasonInvalidField)
 	wantReason(t, "no function", query(1), kmip14.ResultReasonMissingData)

@@ -28,10 +28,9 @@ const (
 	maxBatchItems = 64
 	maxResponse   = 1 << 20 // bytes; a client may ask for less
 
-	// What is decoded takes less than four times the frame's memory: texts and
-	// byte strings are copied once, attributes may take the rest. Small frames
-	// may take more: the values of one attribute can be dense.
-	roomFactor = 3
+	// The memory that the attributes of a request may take: four times that of
+	// the frame; of a small one more, since a single value can be dense.
+	roomFactor = 4
 	minRoom    = 8 << 10 // bytes
 )
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+	"unsafe"
 
 	"github.com/gemalto/kmip-go/kmip14"
 	"github.com/gemalto/kmip-go/ttlv"
@@ -251,5 +252,11 @@ func TestStepsAllocateNothing(t *testing.T) {
 		}
 	}); n > 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestFieldSize(t *testing.T) {
+	if n := unsafe.Sizeof(kmip.Field{}); n != message.FieldSize {
+		t.Errorf("a field has %d bytes", n)
 	}
 }

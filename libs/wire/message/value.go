@@ -69,14 +69,26 @@ func (c *Cursor) fields(depth int) ([]kmip.Field, error) {
 	return fields, nil
 }
 
-// Members returns how many items the current item's structure holds, those of
-// inner structures included; 0 if it is no structure.
-func (c *Cursor) Members() (n int) {
-	if c.Type() != ttlv.TypeStructure {
-		return 0
-	}
-	for members := Open(c.value()); members.Next(); {
-		n += 1 + members.Members()
+// The memory of what a kmip.Value may point to, in bytes.
+const (
+	fieldSize  = 96 // a kmip.Field
+	bigIntSize = 80 // a big.Int, and what making it needs beside its digits
+)
+
+// ValueSize returns how many bytes of memory Value takes at most beside the
+// kmip.Value itself.
+func (c *Cursor) ValueSize() (n int) {
+	switch c.Type() {
+	case ttlv.TypeStructure:
+		members, _ := c.Children()
+		for members.Next() {
+			n += fieldSize + members.ValueSize()
+		}
+	case ttlv.TypeBigInteger:
+		n = bigIntSize + 3*len(c.value()) // negative ones are made of a copy
+	case ttlv.TypeTextString, ttlv.TypeByteString:
+		n = len(c.value())
+	default: // a number
 	}
 	return n
 }
