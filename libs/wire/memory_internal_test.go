@@ -19,16 +19,30 @@ import (
 
 // decoders are what run calls for each operation before it asks the engine.
 var decoders = map[kmip14.Operation]func(*batch, message.Cursor) error{
-	kmip14.OperationCreate:           func(b *batch, c message.Cursor) error { _, err := b.decodeCreate(c); return err },
-	kmip14.OperationLocate:           func(b *batch, c message.Cursor) error { _, err := b.decodeLocate(c); return err },
-	kmip14.OperationGet:              func(b *batch, c message.Cursor) error { _, err := b.decodeGet(c); return err },
-	kmip14.OperationGetAttributes:    func(b *batch, c message.Cursor) error { _, err := b.decodeGetAttributes(c); return err },
-	kmip14.OperationAddAttribute:     func(b *batch, c message.Cursor) error { _, err := b.decodeAddAttribute(c); return err },
-	kmip14.OperationActivate:         func(b *batch, c message.Cursor) error { _, err := b.decodeIdentified(c); return err },
-	kmip14.OperationRevoke:           func(b *batch, c message.Cursor) error { _, err := b.decodeRevoke(c); return err },
-	kmip14.OperationDestroy:          func(b *batch, c message.Cursor) error { _, err := b.decodeIdentified(c); return err },
-	kmip14.OperationQuery:            func(b *batch, c message.Cursor) error { _, err := b.decodeQuery(c); return err },
-	kmip14.OperationDiscoverVersions: func(b *batch, c message.Cursor) error { _, err := b.decodeDiscoverVersions(c); return err },
+	kmip14.OperationCreate:           measure((*batch).decodeCreate),
+	kmip14.OperationRegister:         measure((*batch).decodeRegister),
+	kmip14.OperationReKey:            measure((*batch).decodeRekey),
+	kmip14.OperationLocate:           measure((*batch).decodeLocate),
+	kmip14.OperationCheck:            measure((*batch).decodeCheck),
+	kmip14.OperationGet:              measure((*batch).decodeGet),
+	kmip14.OperationGetAttributes:    measure((*batch).decodeGetAttributes),
+	kmip14.OperationGetAttributeList: measure((*batch).decodeIdentified),
+	kmip14.OperationAddAttribute:     measure((*batch).decodeAddAttribute),
+	kmip14.OperationModifyAttribute:  measure((*batch).decodeModifyAttribute),
+	kmip14.OperationDeleteAttribute:  measure((*batch).decodeDeleteAttribute),
+	kmip14.OperationActivate:         measure((*batch).decodeIdentified),
+	kmip14.OperationRevoke:           measure((*batch).decodeRevoke),
+	kmip14.OperationDestroy:          measure((*batch).decodeIdentified),
+	kmip14.OperationQuery:            measure((*batch).decodeQuery),
+	kmip14.OperationDiscoverVersions: measure((*batch).decodeDiscoverVersions),
+}
+
+// measure makes a decoder of any result one that is called for its error.
+func measure[T any](decode func(*batch, message.Cursor) (T, error)) func(*batch, message.Cursor) error {
+	return func(b *batch, c message.Cursor) error {
+		_, err := decode(b, c)
+		return err
+	}
 }
 
 // decodeAll decodes a frame and all its batch items, and returns the first
