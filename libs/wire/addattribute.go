@@ -19,8 +19,8 @@ type addAttributeRequest struct {
 
 func (d *decoding) decodeAddAttribute(c message.Cursor) (r addAttributeRequest, err error) {
 	r.id = d.placeholder
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagUniqueIdentifier:
 			r.id, f.err = identifier(&f)

@@ -20,8 +20,9 @@ type standardAttribute struct {
 	since int32
 }
 
-// standardAttributes are those of section 3 of KMIP 1.0 to 1.4, by name.
-var standardAttributes = bySince([...][]string{
+// standardAttributes are those of section 3 of KMIP 1.0 to 1.4, by the length
+// of their names: so few share one that comparing them costs less than hashing.
+var standardAttributes = byLength([...][]string{
 	0: {
 		"Unique Identifier", "Name", "Object Type", "Cryptographic Algorithm", "Cryptographic Length",
 		"Cryptographic Parameters", "Cryptographic Domain Parameters", "Certificate Type", "Certificate Identifier",
@@ -43,21 +44,37 @@ var standardAttributes = bySince([...][]string{
 	},
 })
 
-func bySince(versions [5][]string) map[string]standardAttribute {
-	all := make(map[string]standardAttribute)
+// longestName is the length of "Application Specific Information".
+const longestName = 32
+
+func byLength(versions [5][]string) (all [longestName + 1][]standardAttribute) {
 	for since, names := range versions {
 		for _, name := range names {
-			all[name] = standardAttribute{name, int32(since)} //nolint:gosec // 0 to 4
+			all[len(name)] = append(all[len(name)], standardAttribute{name, int32(since)}) //nolint:gosec // 0 to 4
 		}
 	}
 	return all
+}
+
+// standard returns the attribute of the standard with a name, or nil.
+func standard(name []byte) *standardAttribute {
+	if len(name) > longestName {
+		return nil
+	}
+	same := standardAttributes[len(name)]
+	for i := range same {
+		if same[i].name == string(name) {
+			return &same[i]
+		}
+	}
+	return nil
 }
 
 // attributeName returns an Attribute Name: the table's string if it is there,
 // or else a copy.
 func attributeName(f *fields) (string, error) {
 	text, err := f.RawText()
-	if a, standard := standardAttributes[string(text)]; standard {
+	if a := standard(text); a != nil {
 		return a.name, nil
 	}
 	if err == nil && len(text) == 0 {
@@ -66,48 +83,64 @@ func attributeName(f *fields) (string, error) {
 	return string(text), err
 }
 
-// decodeTemplate reads a Template-Attribute (KMIP 1.4, 2.1.8).
-func (d *decoding) decodeTemplate(c message.Cursor) (attributes []kmip.Attribute, err error) {
-	f := d.open(c)
-	f.repeatable = kmip14.TagAttribute
-	for f.next() {
-		switch f.Tag() {
+// appendTemplate appends the attributes of the Template-Attribute on which f
+// stands (KMIP 1.4, 2.1.8).
+func (d *decoding) appendTemplate(attributes []kmip.Attribute, f *fields) ([]kmip.Attribute, error) {
+	had := len(attributes)
+	members := fields{later: d.later, repeatable: kmip14.TagAttribute}
+	for members.open(f.Cursor); members.next(); {
+		switch members.Tag() {
 		case kmip14.TagAttribute:
-			attributes, f.err = d.appendAttribute(attributes, &f)
+			attributes, members.err = d.appendAttribute(attributes, &members)
 		case kmip14.TagName:
-			f.err = fault.New(fault.NotFound, "No template with this name exists.")
+			members.err = fault.New(fault.NotFound, "No template with this name exists.")
 		default:
-			f.unknown()
+			members.unknown()
 		}
 	}
-	for i := range attributes {
-		if a := &attributes[i]; f.err == nil && a.Index != 0 { // MySQL's client sends 0
-			f.err = fault.Newf(fault.Invalid, "Attribute %.40q: a template may not choose an index.", a.Name)
+	if err := members.done(); err != nil {
+		return nil, err
+	}
+	for i := had; i < len(attributes); i++ {
+		if a := &attributes[i]; a.Index != 0 { // MySQL's client sends 0
+			return nil, fault.Newf(fault.Invalid, "Attribute %.40q: a template may not choose an index.", a.Name)
 		}
 	}
-	return attributes, f.done()
+	return attributes, nil
 }
 
-// appendAttribute appends the Attribute on which f stands. The first one makes
-// room for all that follow it.
+// appendAttribute appends the Attribute on which f stands.
 func (d *decoding) appendAttribute(attributes []kmip.Attribute, f *fields) ([]kmip.Attribute, error) {
-	if len(attributes) == cap(attributes) {
-		n := 1 + f.Count(kmip14.TagAttribute)
-		if err := d.take(n * attributeSize); err != nil {
-			return nil, err
-		}
-		attributes = append(make([]kmip.Attribute, 0, len(attributes)+n), attributes...)
+	attributes, err := d.oneMore(attributes, f)
+	if err == nil {
+		_, err = d.decodeAttribute(&attributes[len(attributes)-1], f.Cursor)
 	}
-	attributes = attributes[:len(attributes)+1]
-	_, err := d.decodeAttribute(&attributes[len(attributes)-1], f.Cursor)
 	return attributes, err
+}
+
+// oneMore appends a zero attribute.
+func (d *decoding) oneMore(attributes []kmip.Attribute, f *fields) ([]kmip.Attribute, error) {
+	if len(attributes) < cap(attributes) {
+		return attributes[:len(attributes)+1], nil
+	}
+	return d.grow(attributes, f)
+}
+
+// grow is oneMore with room for all the attributes that follow f as well.
+func (d *decoding) grow(attributes []kmip.Attribute, f *fields) ([]kmip.Attribute, error) {
+	had := len(attributes)
+	all := had + 1 + f.Count(kmip14.TagAttribute)
+	if err := d.take(all * attributeSize); err != nil {
+		return nil, err
+	}
+	return append(make([]kmip.Attribute, 0, all), attributes...)[:had+1], nil
 }
 
 // decodeAttribute reads an Attribute (KMIP 1.4, 2.1.1) into a zero one and
 // reports whether its index is given.
 func (d *decoding) decodeAttribute(a *kmip.Attribute, c message.Cursor) (indexed bool, err error) {
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagAttributeName:
 			if a.Name, f.err = attributeName(&f); f.err == nil {
@@ -153,7 +186,10 @@ func (a *answer) putAttribute(attribute *kmip.Attribute) error {
 func (a *answer) putIndexed(attribute *kmip.Attribute) error { return a.put(attribute, true) }
 
 // knows reports whether the answer's version has an attribute.
-func (a *answer) knows(name string) bool { return standardAttributes[name].since <= a.version.minor }
+func (a *answer) knows(name string) bool {
+	known := standard([]byte(name))
+	return known == nil || known.since <= a.version.minor
+}
 
 func (a *answer) put(attribute *kmip.Attribute, indexed bool) error {
 	value := attribute.Value

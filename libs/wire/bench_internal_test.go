@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -31,50 +32,63 @@ func vSphereRequest(op kmip14.Operation, fields ...ttlv.Value) []byte {
 
 const benchID = "01932c07-5f2a-7c1e-8b3e-6a1d2f3c4b5a"
 
-func BenchmarkDecodeCreate(b *testing.B) {
+// The three things that are measured: from a frame to the arguments of the
+// engine's call, and from its result to a frame.
+var measured = []struct {
+	name string
+	do   func() error
+}{
+	{"DecodeCreate", decodeCreate()},
+	{"DecodeGet", decodeGet()},
+	{"EncodeGet", encodeGet()},
+}
+
+func decodeCreate() func() error {
 	attribute := func(name string, value any) ttlv.Value {
 		return ttlv.NewStruct(kmip14.TagAttribute, ttlv.NewValue(kmip14.TagAttributeName, name), ttlv.NewValue(kmip14.TagAttributeValue, value))
 	}
 	frame := vSphereRequest(kmip14.OperationCreate, ttlv.NewValue(kmip14.TagObjectType, ttlv.EnumValue(2)),
 		ttlv.NewStruct(kmip14.TagTemplateAttribute, attribute("Cryptographic Algorithm", ttlv.EnumValue(3)),
 			attribute("Cryptographic Usage Mask", 12), attribute("Cryptographic Length", 256)))
-	b.ReportAllocs()
-	for b.Loop() {
+	return func() error {
 		var q request
 		if err := q.parse(frame); err != nil {
-			b.Fatal(err)
+			return err
 		}
 		nextItem(&q.items)
 		it, err := q.parseItem(q.items)
 		if err != nil {
-			b.Fatal(err)
+			return err
 		}
-		if r, err := q.decodeCreate(it.payload); err != nil || len(r.template) != 3 {
-			b.Fatal(r, err)
+		r, err := q.decodeCreate(it.payload)
+		if err == nil && len(r.template) != 3 {
+			err = fmt.Errorf("decoded as %+v", r)
 		}
+		return err
 	}
 }
 
-func BenchmarkDecodeGet(b *testing.B) {
+func decodeGet() func() error {
 	frame := vSphereRequest(kmip14.OperationGet, ttlv.NewValue(kmip14.TagUniqueIdentifier, benchID))
-	b.ReportAllocs()
-	for b.Loop() {
+	return func() error {
 		var q request
 		if err := q.parse(frame); err != nil {
-			b.Fatal(err)
+			return err
 		}
 		nextItem(&q.items)
 		it, err := q.parseItem(q.items)
 		if err != nil {
-			b.Fatal(err)
+			return err
 		}
-		if r, err := q.decodeGet(it.payload); err != nil || r.id != benchID {
-			b.Fatal(r, err)
+		r, err := q.decodeGet(it.payload)
+		if err == nil && r.id != benchID {
+			err = fmt.Errorf("decoded as %+v", r)
 		}
+		return err
 	}
 }
 
-func BenchmarkEncodeGet(b *testing.B) {
+func encodeGet() func() error {
 	it := batchItem{operation: kmip14.OperationGet, id: []byte("QLKC\x01\x00\x00\x00")}
 	key := engine.Key{
 		Object:   kmip.Object{ID: benchID, Type: kmip.SymmetricKey, Algorithm: kmip.AES, Length: 256},
@@ -83,17 +97,38 @@ func BenchmarkEncodeGet(b *testing.B) {
 	}
 	now := time.Unix(1793534400, 0)
 	var a answer // part of the batch
-	b.ReportAllocs()
-	for b.Loop() {
+	return func() error {
 		a.count = 0
 		a.open(version{1, 1})
 		open := a.begin(&it)
 		a.putGot(&key)
 		a.succeed(open)
-		frame, err := a.finish(now, maxResponse)
-		if err != nil {
-			b.Fatal(err)
+		_, err := a.finish(now, maxResponse)
+		return err
+	}
+}
+
+func BenchmarkCodec(b *testing.B) {
+	for _, m := range measured {
+		b.Run(m.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := m.do(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// TestAllocations holds that each of them costs three allocations at most.
+func TestAllocations(t *testing.T) {
+	for _, m := range measured {
+		if err := m.do(); err != nil {
+			t.Errorf("%s: %v", m.name, err)
 		}
-		frame.Wipe()
+		if n := testing.AllocsPerRun(100, func() { _ = m.do() }); n > 3 {
+			t.Errorf("%s: %v allocations", m.name, n)
+		}
 	}
 }

@@ -18,8 +18,8 @@ type checkRequest struct {
 // decodeCheck reads a Check. A lease of any length is granted.
 func (d *decoding) decodeCheck(c message.Cursor) (r checkRequest, err error) {
 	r.id = d.placeholder
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagUniqueIdentifier:
 			r.id, f.err = identifier(&f)

@@ -16,13 +16,13 @@ type createRequest struct {
 }
 
 func (d *decoding) decodeCreate(c message.Cursor) (r createRequest, err error) {
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagObjectType:
 			r.typ, f.err = enum[kmip.ObjectType](&f)
 		case kmip14.TagTemplateAttribute:
-			r.template, f.err = d.decodeTemplate(f.Cursor)
+			r.template, f.err = d.appendTemplate(r.template, &f)
 		default:
 			f.unknown()
 		}

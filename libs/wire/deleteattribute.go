@@ -19,8 +19,8 @@ type deleteAttributeRequest struct {
 
 func (d *decoding) decodeDeleteAttribute(c message.Cursor) (r deleteAttributeRequest, err error) {
 	r.id = d.placeholder
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagUniqueIdentifier:
 			r.id, f.err = identifier(&f)

@@ -12,9 +12,8 @@ import (
 // decodeDiscoverVersions returns the versions that the client speaks, none if
 // it asks for all (KMIP 1.4, 4.26). vCenter sends none.
 func (d *decoding) decodeDiscoverVersions(c message.Cursor) (listed []version, err error) {
-	f := d.open(c)
-	f.repeatable = kmip14.TagProtocolVersion
-	for f.next() {
+	f := fields{later: d.later, repeatable: kmip14.TagProtocolVersion}
+	for f.open(c); f.next(); {
 		if f.Tag() == kmip14.TagProtocolVersion {
 			var v version
 			v, f.err = d.parseVersion(f.Cursor)

@@ -25,8 +25,8 @@ type decoding struct {
 // stands, assigns each field together with err, which ends the loop, and names
 // at the end what has to be there:
 //
-//	f := d.open(c)
-//	for f.next() {
+//	f := fields{later: d.later}
+//	for f.open(c); f.next(); {
 //		switch f.Tag() {
 //		case kmip14.TagObjectType:
 //			r.typ, f.err = enum[kmip.ObjectType](&f)
@@ -40,15 +40,11 @@ type fields struct {
 	err        error
 	seen       tagSet
 	repeatable ttlv.Tag // may come more than once
-	later      bool
+	later      bool     // fields that are not known are left out
 }
 
-// open returns the fields of the structure on which c stands.
-func (d *decoding) open(c message.Cursor) (f fields) {
-	f.Cursor, f.err = c.Children()
-	f.later = d.later
-	return f
-}
+// open begins with the structure on which c stands.
+func (f *fields) open(c message.Cursor) { f.Cursor, f.err = c.Children() }
 
 // next steps on the next field; it ends at an error. A field that comes twice
 // is an Invalid Message (KMIP 1.4, 11.1).

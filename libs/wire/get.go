@@ -22,8 +22,8 @@ type getRequest struct {
 // anyway: what is given out is as it was registered or made, not wrapped.
 func (d *decoding) decodeGet(c message.Cursor) (r getRequest, err error) {
 	r.id = d.placeholder
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagUniqueIdentifier:
 			r.id, f.err = identifier(&f)

@@ -20,9 +20,8 @@ type getAttributesRequest struct {
 
 func (d *decoding) decodeGetAttributes(c message.Cursor) (r getAttributesRequest, err error) {
 	r.id = d.placeholder
-	f := d.open(c)
-	f.repeatable = kmip14.TagAttributeName
-	for f.next() {
+	f := fields{later: d.later, repeatable: kmip14.TagAttributeName}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagUniqueIdentifier:
 			r.id, f.err = identifier(&f)

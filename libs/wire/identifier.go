@@ -11,8 +11,8 @@ import (
 // Activate and Destroy have it (KMIP 1.4, 4.19 and 4.21).
 func (d *decoding) decodeIdentified(c message.Cursor) (id kmip.ObjectID, err error) {
 	id = d.placeholder
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		if f.Tag() == kmip14.TagUniqueIdentifier {
 			id, f.err = identifier(&f)
 		} else {

@@ -31,9 +31,8 @@ type locateRequest struct {
 // decodeLocate reads a Locate. FortiOS puts the attributes into a
 // Template-Attribute, which is not in the standard.
 func (d *decoding) decodeLocate(c message.Cursor) (r locateRequest, err error) {
-	f := d.open(c)
-	f.repeatable = kmip14.TagAttribute
-	for f.next() {
+	f := fields{later: d.later, repeatable: kmip14.TagAttribute}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagMaximumItems:
 			r.query.Maximum, f.err = itemCount(&f)
@@ -49,9 +48,7 @@ func (d *decoding) decodeLocate(c message.Cursor) (r locateRequest, err error) {
 		case kmip14.TagAttribute:
 			r.attributes, f.err = d.appendAttribute(r.attributes, &f)
 		case kmip14.TagTemplateAttribute:
-			var template []kmip.Attribute
-			template, f.err = d.decodeTemplate(f.Cursor)
-			r.attributes = append(r.attributes, template...)
+			r.attributes, f.err = d.appendTemplate(r.attributes, &f)
 		default:
 			f.unknown()
 		}
@@ -81,8 +78,10 @@ func (d *decoding) decodeGroupMember(r *locateRequest, f *fields) error {
 		return fault.New(fault.Invalid, "The Object Group Member is not known.")
 	}
 	r.query.Oldest = true
-	r.attributes = append(r.attributes, kmip.Attribute{Name: kmip.AttributeFresh, Value: kmip.Bool(true)})
-	return d.take(attributeSize)
+	if r.attributes, err = d.oneMore(r.attributes, f); err == nil {
+		r.attributes[len(r.attributes)-1] = kmip.Attribute{Name: kmip.AttributeFresh, Value: kmip.Bool(true)}
+	}
+	return err
 }
 
 // locate carries out Locate. A single match becomes the ID Placeholder, any

@@ -146,6 +146,27 @@ func TestMemoryOfDecoding(t *testing.T) {
 		"identifiers":                manyOf(kmip14.OperationGet, 4000, text(kmip14.TagUniqueIdentifier, "i")),
 		"a long identifier":          manyOf(kmip14.OperationGet, 1, text(kmip14.TagUniqueIdentifier, strings.Repeat("i", message.MaxText))),
 	}
+	small := attribute(kmip.Text(""))
+	manySmall := bytes.Repeat(small, 300)
+	template := within(kmip14.TagTemplateAttribute, manySmall)
+	key := func(material []byte, attributes []byte) []byte {
+		return within(kmip14.TagSymmetricKey, within(kmip14.TagKeyBlock, member(kmip14.TagKeyFormatType, kmip.Enum(kmip.Raw)),
+			within(kmip14.TagKeyValue, material, attributes)))
+	}
+	bytesOf := func(tag ttlv.Tag, n int) []byte {
+		return member(tag, kmip.Value{Type: kmip.ByteString, Bytes: make([]byte, n)})
+	}
+	for name, payload := range map[string][]byte{
+		"a large key":               key(bytesOf(kmip14.TagKeyMaterial, 100_000), nil),
+		"a large transparent key":   key(within(kmip14.TagKeyMaterial, bytesOf(kmip14.TagKey, 100_000)), nil),
+		"a key with attributes":     append(slices.Clone(template), key(bytesOf(kmip14.TagKeyMaterial, 16), manySmall)...),
+		"a key before its template": append(key(bytesOf(kmip14.TagKeyMaterial, 16), manySmall), template...),
+		"two large objects":         bytes.Join([][]byte{key(bytesOf(kmip14.TagKeyMaterial, 50_000), nil), within(kmip14.TagSecretData, member(kmip14.TagSecretDataType, kmip.Enum(uint32(1))), within(kmip14.TagKeyBlock, within(kmip14.TagKeyValue, bytesOf(kmip14.TagKeyMaterial, 50_000))))}, nil),
+	} {
+		hostile[name] = manyOf(kmip14.OperationRegister, 1, payload)
+	}
+	fresh := member(kmip14.TagObjectGroupMember, kmip.Enum(uint32(1)))
+	hostile["attributes in every place"] = manyOf(kmip14.OperationLocate, 1, bytes.Join([][]byte{manySmall, fresh, template, manySmall}, nil))
 	for name, value := range map[string]kmip.Value{
 		"empty texts": kmip.Text(""), "integers": kmip.Int(1), "long texts": kmip.Text(strings.Repeat("a", 4000)),
 		"bytes": {Type: kmip.ByteString, Bytes: make([]byte, 3)}, "names": name, "empty structures": kmip.Struct(),

@@ -18,8 +18,8 @@ type modifyAttributeRequest struct {
 
 func (d *decoding) decodeModifyAttribute(c message.Cursor) (r modifyAttributeRequest, err error) {
 	r.id = d.placeholder
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagUniqueIdentifier:
 			r.id, f.err = identifier(&f)

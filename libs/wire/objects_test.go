@@ -109,6 +109,7 @@ func TestRegisterRefuses(t *testing.T) {
 		"no type":               {registered(2, aes(1, raw()), mask)[1:], kmip14.ResultReasonMissingData},
 		"a certificate":         {registered(1, st(kmip14.TagCertificate)), kmip14.ResultReasonInvalidField},
 		"two objects":           {append(registered(2, aes(1, raw()), mask), aes(1, raw())), kmip14.ResultReasonInvalidMessage},
+		"two kinds of objects":  {append(registered(2, aes(1, raw()), mask), secretData(1)), kmip14.ResultReasonInvalidMessage},
 		"no value":              {registered(2, none, mask), kmip14.ResultReasonFeatureNotSupported},
 		"no material":           {registered(2, aes(1, nil), mask), kmip14.ResultReasonMissingData},
 		"material as text":      {registered(2, aes(1, []ttlv.Value{v(kmip14.TagKeyMaterial, "text")}), mask), kmip14.ResultReasonInvalidMessage},

@@ -30,6 +30,7 @@ func FuzzOperations(f *testing.F) {
 		{v(kmip14.TagQueryFunction, ttlv.EnumValue(1))},
 		{protocol(1, 2)},
 		{v(kmip14.TagMaximumItems, 1), v(kmip14.TagOffsetItems, 1)},
+		registered(2, aes(1, raw()), attr("Cryptographic Usage Mask", 12)), registered(2, aes(7, transparent())), registered(8, opaqueObject()),
 		{v(kmip14.TagAttributeName, "x-Name"), v(kmip14.TagAttributeIndex, 0)},
 		{v(kmip14.TagCryptographicUsageMask, 4)},
 	}

@@ -23,9 +23,8 @@ var lastQueryFunction = [...]kmip14.QueryFunction{
 // decodeQuery returns what a Query asks for, bit n for function n
 // (KMIP 1.4, 4.25).
 func (b *batch) decodeQuery(c message.Cursor) (asked uint32, err error) {
-	f := b.open(c)
-	f.repeatable = kmip14.TagQueryFunction
-	for f.next() {
+	f := fields{later: b.later, repeatable: kmip14.TagQueryFunction}
+	for f.open(c); f.next(); {
 		if f.Tag() != kmip14.TagQueryFunction {
 			f.unknown()
 			continue

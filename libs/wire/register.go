@@ -25,13 +25,13 @@ type registerRequest struct {
 // error.
 func (d *decoding) decodeRegister(c message.Cursor) (r registerRequest, err error) {
 	var held kmip.ObjectType
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagObjectType:
 			r.brought.Type, f.err = enum[kmip.ObjectType](&f)
 		case kmip14.TagTemplateAttribute:
-			r.template, f.err = d.decodeTemplate(f.Cursor)
+			r.template, f.err = d.appendTemplate(r.template, &f)
 		case kmip14.TagSymmetricKey:
 			held = kmip.SymmetricKey
 			f.err = d.decodeObject(&r, f.Cursor, kmip14.TagKeyBlock)
@@ -61,8 +61,11 @@ func (d *decoding) decodeRegister(c message.Cursor) (r registerRequest, err erro
 // decodeObject reads a managed object that consists of the given fields
 // (KMIP 1.4, 2.2.2, 2.2.7 and 2.2.8).
 func (d *decoding) decodeObject(r *registerRequest, c message.Cursor, consists ...ttlv.Tag) error {
-	f := d.open(c)
-	for f.next() {
+	if r.material != nil {
+		return fault.New(fault.Malformed, "The request brings two objects.")
+	}
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch tag := f.Tag(); {
 		case !slices.Contains(consists, tag):
 			f.unknown()
@@ -80,8 +83,8 @@ func (d *decoding) decodeObject(r *registerRequest, c message.Cursor, consists .
 
 // decodeKeyBlock reads a Key Block (KMIP 1.4, 2.1.3).
 func (d *decoding) decodeKeyBlock(r *registerRequest, c message.Cursor) error {
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagKeyFormatType:
 			r.brought.Format, f.err = enum[kmip.KeyFormat](&f)
@@ -114,9 +117,8 @@ func (d *decoding) decodeKeyBlock(r *registerRequest, c message.Cursor) error {
 // decodeKeyValue reads a Key Value (KMIP 1.4, 2.1.4); its attributes count as
 // the template's.
 func (d *decoding) decodeKeyValue(r *registerRequest, c message.Cursor) error {
-	f := d.open(c)
-	f.repeatable = kmip14.TagAttribute
-	for f.next() {
+	f := fields{later: d.later, repeatable: kmip14.TagAttribute}
+	for f.open(c); f.next(); {
 		switch {
 		case f.Tag() == kmip14.TagAttribute:
 			r.template, f.err = d.appendAttribute(r.template, &f)
@@ -134,8 +136,8 @@ func (d *decoding) decodeKeyValue(r *registerRequest, c message.Cursor) error {
 // decodeTransparent reads the Key Material of a Transparent Symmetric Key
 // (KMIP 1.4, 2.1.7.1). Its digest is that of the whole item.
 func (d *decoding) decodeTransparent(r *registerRequest, c message.Cursor) error {
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		if f.Tag() == kmip14.TagKey {
 			r.material, f.err = material(&f)
 		} else {

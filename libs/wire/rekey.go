@@ -19,8 +19,8 @@ type rekeyRequest struct {
 
 func (d *decoding) decodeRekey(c message.Cursor) (r rekeyRequest, err error) {
 	r.id = d.placeholder
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagUniqueIdentifier:
 			r.id, f.err = identifier(&f)
@@ -28,7 +28,7 @@ func (d *decoding) decodeRekey(c message.Cursor) (r rekeyRequest, err error) {
 			r.offset = new(time.Duration)
 			*r.offset, f.err = f.Interval()
 		case kmip14.TagTemplateAttribute:
-			r.template, f.err = d.decodeTemplate(f.Cursor)
+			r.template, f.err = d.appendTemplate(r.template, &f)
 		default:
 			f.unknown()
 		}

@@ -51,8 +51,8 @@ func (q *request) parse(frame []byte) error {
 // so credentials decide nothing; items run in order and at once, whatever order
 // and asynchrony are allowed; clients' clocks may be wrong.
 func (q *request) parseHeader(c message.Cursor) error {
-	f := q.open(c)
-	if !f.next() || f.Tag() != kmip14.TagProtocolVersion {
+	f := fields{repeatable: kmip14.TagAttestationType}
+	if f.open(c); !f.next() || f.Tag() != kmip14.TagProtocolVersion {
 		return fault.New(fault.Malformed, "The request header does not begin with a protocol version.")
 	}
 	q.version, f.err = q.parseVersion(f.Cursor)
@@ -60,7 +60,7 @@ func (q *request) parseHeader(c message.Cursor) error {
 		f.err = errVersion
 	}
 	q.maxResponse, q.later = maxResponse, q.version.later()
-	f.repeatable, f.later = kmip14.TagAttestationType, q.later
+	f.later = q.later
 	for f.next() {
 		switch f.Tag() {
 		case kmip14.TagMaximumResponseSize:
@@ -150,9 +150,8 @@ type batchItem struct {
 // parseItem reads the batch item on which c stands. With an error it returns
 // what echoed does.
 func (d *decoding) parseItem(c message.Cursor) (it batchItem, err error) {
-	f := d.open(c)
-	f.repeatable = kmip14.TagMessageExtension
-	for f.next() {
+	f := fields{later: d.later, repeatable: kmip14.TagMessageExtension}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagOperation:
 			it.operation, f.err = enum[kmip14.Operation](&f)
@@ -192,8 +191,8 @@ func echoed(c message.Cursor) (it batchItem) {
 // (KMIP 1.4, 6.16 and 11.1).
 func (d *decoding) parseExtension(c message.Cursor) error {
 	var critical bool
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagVendorIdentification:
 			_, f.err = f.RawText()

@@ -19,8 +19,8 @@ type revokeRequest struct {
 
 func (d *decoding) decodeRevoke(c message.Cursor) (r revokeRequest, err error) {
 	r.id = d.placeholder
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagUniqueIdentifier:
 			r.id, f.err = identifier(&f)
@@ -37,8 +37,8 @@ func (d *decoding) decodeRevoke(c message.Cursor) (r revokeRequest, err error) {
 
 // decodeRevocation reads a Revocation Reason (KMIP 1.4, 3.31).
 func (d *decoding) decodeRevocation(c message.Cursor) (why kmip.Revocation, err error) {
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagRevocationReasonCode:
 			why.Reason, f.err = enum[kmip.RevocationReason](&f)

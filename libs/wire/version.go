@@ -35,8 +35,8 @@ func (v version) answered() version {
 func (v version) later() bool { return v.known() && v.minor > versions[0].minor }
 
 func (d *decoding) parseVersion(c message.Cursor) (v version, err error) {
-	f := d.open(c)
-	for f.next() {
+	f := fields{later: d.later}
+	for f.open(c); f.next(); {
 		switch f.Tag() {
 		case kmip14.TagProtocolVersionMajor:
 			v.major, f.err = f.Int32()
