@@ -19,9 +19,9 @@ import (
 const ledgerTime = 500 * time.Millisecond
 
 var (
-	// errWithheld answers for what was revoked or destroyed, by a node that
+	// errWithheld answers for what was revoked or destroyed, or may not leave, by a node that
 	// can't look up which.
-	errWithheld = fault.New(fault.Denied, "This object was revoked or destroyed.")
+	errWithheld = fault.New(fault.Denied, "This object was revoked or destroyed, or may not be given out.")
 	errNoLedger = fault.New(fault.Unavailable, "The object's attributes can't be read now; try again later.")
 	errTooMany  = fault.New(fault.Unavailable, "Too many objects are asked for that are not on record; try again later.")
 )

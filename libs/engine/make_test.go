@@ -211,15 +211,16 @@ func TestNames(t *testing.T) {
 	}
 	taken := func(when string) {
 		t.Helper()
-		stored := b.keys.Stored()
+		b.keys.Fail = func(method string, _ bool) error {
+			t.Errorf("%s was asked of the key manager %s", method, when)
+			return nil
+		}
+		defer func() { b.keys.Fail = nil }()
 		if _, err := b.Create(t.Context(), b.one, kmip.SymmetricKey, template); fault.KindOf(err) != fault.Invalid {
 			t.Errorf("Create %s: %v, want Invalid", when, err)
 		}
 		if _, err := b.Register(t.Context(), b.one, blob, secret.Random(4), enginetest.Names("db")); fault.KindOf(err) != fault.Invalid {
 			t.Errorf("Register %s: %v, want Invalid", when, err)
-		}
-		if got := b.keys.Stored(); got != stored {
-			t.Errorf("%d standard keys %s, want %d", got, when, stored)
 		}
 	}
 	taken("with a taken name")
@@ -346,6 +347,24 @@ func TestFreshIsServedOnce(t *testing.T) {
 			if _, err := node.Get(t.Context(), b.one, id, 0); err != nil {
 				t.Errorf("%s, without the ledger, on %s: %v", name, where, err)
 			}
+		}
+	}
+}
+
+// TestSensitiveKeysAreWithheld holds that a node without the ledger can't give
+// out what may not leave.
+func TestSensitiveKeysAreWithheld(t *testing.T) {
+	for _, a := range []kmip.Attribute{
+		{Name: kmip.AttributeSensitive, Value: kmip.Bool(true)}, {Name: kmip.AttributeExtractable, Value: kmip.Bool(false)},
+	} {
+		b := newBench()
+		id := b.create(t)
+		if _, err := b.ModifyAttribute(t.Context(), b.one, id, a); err != nil {
+			t.Fatal(err)
+		}
+		r, err := b.objects.Get(t.Context(), b.one.ID, id)
+		if err != nil || !r.Withheld() {
+			t.Errorf("%s: withheld %t, %v", a.Name, r.Withheld(), err)
 		}
 	}
 }

@@ -71,10 +71,12 @@ type Record struct {
 }
 
 // Withheld reports whether the object must not be served by a node that can't
-// read the ledger: it was revoked or destroyed. Create and Replace of such a
-// record make it known to every node in the same transaction.
+// read the ledger: it was revoked or destroyed, or its bytes may not leave.
+// Create and Replace of such a record make it known to every node in the same
+// transaction.
 func (r Record) Withheld() bool {
-	return r.Phase == Destroying || r.Phase == Gone || r.Object.State >= kmip.Deactivated
+	return r.Phase == Destroying || r.Phase == Gone || r.Object.State >= kmip.Deactivated ||
+		r.Object.Sensitive || r.Object.Unextractable
 }
 
 // HeldNames returns the names that the row holds against others of its tenant:
