@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,6 +42,7 @@ type Engine struct {
 	now         func() time.Time
 	memory      *memory
 	flights     flights
+	marking     sync.Map     // of row: those that are being marked as served
 	awayUntil   atomic.Int64 // until when the ledger is not asked, in Unix nanoseconds
 }
 
@@ -99,17 +101,25 @@ func (e *Engine) Get(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, fo
 // not a group's: its fresh members are handed out, and two clients may not get
 // one as fresh.
 func (e *Engine) serve(ctx context.Context, t *tenant.Tenant, r Record) error {
-	if r.Object.Served {
+	switch grouped := r.Object.Grouped(); {
+	case r.Object.Served, e.away() && !grouped:
+		return nil
+	case e.away():
+		return errNoLedger
+	case grouped:
+		return e.markServed(ctx, t, r.Object.ID)
+	}
+	// The mark is worth less than the key, and of hosts that boot together one
+	// is enough to set it.
+	one := row{t.ID, r.Object.ID}
+	if _, busy := e.marking.LoadOrStore(one, nil); busy {
 		return nil
 	}
-	err := error(errNoLedger)
-	if !e.away() {
-		err = e.markServed(ctx, t, r.Object.ID)
-	}
-	if errors.Is(err, errUnknown) || r.Object.Grouped() {
+	defer e.marking.Delete(one)
+	if err := e.markServed(ctx, t, r.Object.ID); errors.Is(err, errUnknown) {
 		return err
 	}
-	return nil // the mark is worth less than the key
+	return nil
 }
 
 // markServed waits for the ledger no longer than readers do.
@@ -121,7 +131,7 @@ func (e *Engine) markServed(ctx context.Context, t *tenant.Tenant, id kmip.Objec
 		case r.Phase != Live:
 			return errUnknown
 		case r.Object.Served:
-			return errServed // hosts that boot together ask for one key
+			return errServed
 		}
 		r.Object.Serve(e.now())
 		return nil

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"slices"
@@ -296,6 +297,45 @@ func TestHostsBootTogether(t *testing.T) {
 	if key, err := b.Get(t.Context(), b.one, id, 0); err != nil || key.Material.Len() != 32 {
 		t.Errorf("Get: %d bytes, %v", key.Material.Len(), err)
 	}
+}
+
+// TestOneMarksWhatManyGet holds the write with which a Get marks a key as
+// served: other Gets neither write nor wait.
+func TestOneMarksWhatManyGet(t *testing.T) {
+	b := newBench()
+	id := b.create(t)
+	held := &heldLedger{Objects: b.objects, began: make(chan struct{}), hold: make(chan struct{})}
+	node := engine.New(engine.Config{Objects: held, KeyManagers: b.keys.KeyManagers, Now: func() time.Time { return b.now }})
+	first := make(chan error)
+	go func() {
+		_, err := node.Get(t.Context(), b.one, id, 0)
+		first <- err
+	}()
+	<-held.began
+	for range 64 {
+		if _, err := node.Get(t.Context(), b.one, id, 0); err != nil {
+			t.Error(err)
+		}
+	}
+	close(held.hold)
+	if err := <-first; err != nil {
+		t.Error(err)
+	}
+	if r, err := b.objects.Get(t.Context(), b.one.ID, id); err != nil || !r.Object.Served || r.Version != 3 {
+		t.Errorf("the row: %+v, %v", r, err)
+	}
+}
+
+// heldLedger lets a Replace wait; a second one at the same time panics.
+type heldLedger struct {
+	engine.Objects
+	began, hold chan struct{}
+}
+
+func (h *heldLedger) Replace(ctx context.Context, t tenant.ID, records ...engine.Record) error {
+	close(h.began)
+	<-h.hold
+	return h.Objects.Replace(context.WithoutCancel(ctx), t, records...)
 }
 
 // TestFreshIsServedOnce holds that no member of a group is given out as fresh
