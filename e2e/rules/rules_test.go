@@ -164,7 +164,7 @@ var reserved = map[string][]string{
 	"github.com/jackc/":                       {"libs/pg", "libs/pgcluster", "libs/pgtest"},
 	"github.com/riverqueue/":                  {"libs/pg", "libs/pgcluster", "libs/pgtest"},
 	"github.com/golang-migrate/":              {"libs/pg", "libs/pgcluster", "libs/pgtest"},
-	"github.com/gemalto/kmip-go":              {"libs/wire"},
+	"github.com/gemalto/kmip-go":              {"libs/wire", "e2e"},
 	"github.com/IBM/go-sdk-core":              {"api", "libs/iam", "libs/keyprotect"},
 	"github.com/IBM/platform-services-go-sdk": {"services/control"},
 	"github.com/go-chi/":                      {"services/control", "services/node", "services/emulator", "services/cli", "services/console", "services/dev"},
