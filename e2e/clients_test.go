@@ -1,23 +1,22 @@
 package e2e
 
 import (
-	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
-	"fmt"
+	"flag"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
+	"sync"
 	"testing"
 
-	"github.com/google/uuid"
-	ovh "github.com/ovh/kmip-go"
-	"github.com/ovh/kmip-go/kmipclient"
+	"github.com/gemalto/kmip-go/kmip14"
 
-	"github.com/kmip-for-vmware/kmip/libs/kmip"
-	"github.com/kmip-for-vmware/kmip/libs/secret"
+	"github.com/kmip-for-vmware/kmip/e2e/oasis"
 	"github.com/kmip-for-vmware/kmip/libs/wire/client"
 )
 
@@ -81,24 +80,105 @@ func notInstalled(t *testing.T, what string) {
 // python is Debian's: a python3 on the PATH may be another one.
 const python = "/usr/bin/python3"
 
-// TestPyKMIP drives a node with PyKMIP in every protocol version that both
-// know.
+// update has tests write what they saw to the evidence of docs/kmip.md.
+var update = flag.Bool("update", false, "write the evidence of docs/kmip.md")
+
+// versions are those that every client is driven in.
+var versions = []string{"1.0", "1.1", "1.2", "1.3", "1.4"}
+
+// keep compares what a client asked, and was answered, with the evidence.
+func keep(t *testing.T, e oasis.Evidence, file string) {
+	t.Helper()
+	if t.Failed() {
+		return
+	}
+	if err := e.Keep(filepath.Join("oasis", "testdata", file), *update); err != nil {
+		t.Error(err)
+	}
+}
+
+// inEachVersion drives a client against each tenant in each version. Run
+// returns how often each operation was asked for, which is the same for all
+// tenants.
+func inEachVersion(t *testing.T, client, file string, run func(t *testing.T, to tenant, version string) map[kmip14.Operation]int) {
+	var mu sync.Mutex
+	asked := make(map[string]map[kmip14.Operation]int)
+	t.Run("tenants", func(t *testing.T) { // ends when its parallel tests have
+		eachTenant(t, func(t *testing.T, to tenant) {
+			for _, version := range versions {
+				t.Run(version, func(t *testing.T) {
+					t.Parallel()
+					n := run(t, to, version)
+					mu.Lock()
+					defer mu.Unlock()
+					if before, again := asked[version]; again && !maps.Equal(before, n) {
+						t.Errorf("asked %v, another tenant %v", n, before)
+					}
+					asked[version] = n
+				})
+			}
+		})
+	})
+	e := oasis.Evidence{Source: client}
+	for version, operations := range asked {
+		for operation, n := range operations {
+			for range n {
+				e.Saw(operation, version)
+			}
+		}
+	}
+	keep(t, e, file)
+}
+
+// TestPyKMIP drives a node with PyKMIP through all that both know.
 func TestPyKMIP(t *testing.T) {
 	t.Parallel()
 	if err := exec.CommandContext(t.Context(), python, "-c", "import kmip").Run(); err != nil {
 		notInstalled(t, "PyKMIP")
 	}
-	eachTenant(t, func(t *testing.T, to tenant) {
-		for _, version := range []string{"1.0", "1.1", "1.2", "1.3", "1.4"} {
-			t.Run(version, func(t *testing.T) {
-				t.Parallel()
-				runPyKMIP(t, to, version)
-			})
-		}
-	})
+	inEachVersion(t, "PyKMIP", "pykmip.json", runPyKMIP)
 }
 
-func runPyKMIP(t *testing.T, to tenant, version string) {
+// pyKMIPAnswers is what each step of clients/pykmip.py has to be answered, with
+// its labels for identifiers.
+const pyKMIPAnswers = `{
+	"objects": ["OPAQUE_DATA", "SECRET_DATA", "SYMMETRIC_KEY"],
+	"vendor": "KMIP for VMware",
+	"versions": ["1.4", "1.3", "1.2", "1.1", "1.0"],
+	"added": [["key", "x-Name", "a virtual machine"], ["key", "Object Group", "group"]],
+	"modified": [["key", "x-Name", "another machine"], ["key", "Name", "renamed"]],
+	"after": ["another machine", "renamed"],
+	"deleted": ["key", "x-Passing", "for a while"],
+	"gone": null,
+	"refused": {
+		"add length": "PERMISSION_DENIED", "modify state": "PERMISSION_DENIED", "delete length": "PERMISSION_DENIED",
+		"delete unset": "ITEM_NOT_FOUND", "name of another": "ILLEGAL_OPERATION"
+	},
+	"located": {
+		"name": ["key"], "old name": [], "custom": ["key"], "group": ["key"], "state": ["key"], "other state": [],
+		"date": ["key"], "range": ["key"], "other range": [], "mask": ["key"], "other mask": [], "type": ["key"], "other type": [],
+		"identifier": ["key"], "on-line": ["key"], "archived": [], "one": 1
+	},
+	"registered": [
+		["symmetric", "SymmetricKey", true, ["symmetric"], "ITEM_NOT_FOUND"],
+		["secret", "SecretData", true, ["secret"], "ITEM_NOT_FOUND"],
+		["opaque", "OpaqueObject", true, ["opaque"], "ITEM_NOT_FOUND"]
+	],
+	"checked": "key",
+	"rekeyed": {"bytes differ": true, "length": 256, "name": ["replacement"], "states": ["PRE_ACTIVE", "PRE_ACTIVE"]},
+	"states": ["PRE_ACTIVE", "ACTIVE", "DEACTIVATED", "DESTROYED"],
+	"destroy active": "PERMISSION_DENIED",
+	"get destroyed": "ITEM_NOT_FOUND",
+	"get unknown": "ITEM_NOT_FOUND",
+	"compromised": ["COMPROMISED", true, "DESTROYED_COMPROMISED"],
+	"not built": {
+		"key pair": "OPERATION_NOT_SUPPORTED", "derived key": "OPERATION_NOT_SUPPORTED", "encrypt": "OPERATION_NOT_SUPPORTED",
+		"decrypt": "OPERATION_NOT_SUPPORTED", "sign": "OPERATION_NOT_SUPPORTED", "verify": "OPERATION_NOT_SUPPORTED",
+		"mac": "OPERATION_NOT_SUPPORTED", "3DES": "INVALID_FIELD"
+	}
+}`
+
+func runPyKMIP(t *testing.T, to tenant, version string) map[kmip14.Operation]int {
 	run := exec.CommandContext(t.Context(), python, filepath.Join("clients", "pykmip.py"),
 		"--host", to.host, "--port", to.ports[0], "--ca", to.ca, "--cert", to.certificateFile, "--key", to.keyFile, "--version", version)
 	run.Stderr = os.Stderr
@@ -107,101 +187,41 @@ func runPyKMIP(t *testing.T, to tenant, version string) {
 		t.Fatal(err)
 	}
 	var got struct {
-		ID            string   `json:"id"`
-		Added         []string `json:"added"`
-		Located       []string `json:"located"`
-		Digest        string   `json:"digest"`
-		States        []string `json:"states"`
-		AddRefused    string   `json:"add_refused"`
-		DestroyActive string   `json:"destroy_active"`
-		GetDestroyed  string   `json:"get_destroyed"`
-		GetUnknown    string   `json:"get_unknown"`
+		Asked   map[kmip14.Operation]int `json:"asked"`
+		Results map[string]any           `json:"results"`
 	}
 	if err := json.Unmarshal(out, &got); err != nil {
 		t.Fatalf("%v in %s", err, out)
 	}
-	if want := []string{got.ID, "x-Name", "a virtual machine"}; !slices.Equal(got.Added, want) {
-		t.Errorf("Add Attribute answered %q, want %q", got.Added, want)
+	var want map[string]any
+	if err := json.Unmarshal([]byte(pyKMIPAnswers), &want); err != nil {
+		t.Fatal(err)
 	}
-	if !slices.Equal(got.Located, []string{got.ID}) || len(got.Digest) != 2*sha256.Size {
-		t.Errorf("located %v, want %s alone; digest %q", got.Located, got.ID, got.Digest)
+	if version >= "1.3" {
+		want["located"].(map[string]any)["beyond"] = []any{}
 	}
-	if want := []string{"PRE_ACTIVE", "ACTIVE", "DEACTIVATED", "DESTROYED"}; !slices.Equal(got.States, want) {
-		t.Errorf("states %v, want %v", got.States, want)
-	}
-	if got.AddRefused != "PERMISSION_DENIED" || got.DestroyActive != "PERMISSION_DENIED" ||
-		got.GetDestroyed != "ITEM_NOT_FOUND" || got.GetUnknown != "ITEM_NOT_FOUND" {
-		t.Errorf("refusals: %s", out)
-	}
-}
-
-// TestOVHClient drives both nodes with ovh/kmip-go's client in every version:
-// what it makes on one it reads on the other, and our own client reads the same.
-func TestOVHClient(t *testing.T) {
-	t.Parallel()
-	eachTenant(t, func(t *testing.T, to tenant) {
-		for minor := range int32(5) {
-			t.Run(fmt.Sprintf("1.%d", minor), func(t *testing.T) {
-				t.Parallel()
-				runOVH(t, to, minor)
-			})
+	for _, listed := range []struct {
+		step string
+		some []any
+	}{
+		{"operations", []any{"CREATE", "REGISTER", "REKEY", "CHECK", "QUERY"}},
+		{"listed", []any{"Name", "State", "Digest", "Object Group", "x-Name"}},
+	} {
+		all, _ := got.Results[listed.step].([]any)
+		for _, one := range listed.some {
+			if !slices.Contains(all, one) {
+				t.Errorf("%s: %v, want %v among them", listed.step, all, one)
+			}
 		}
-	})
-}
-
-func runOVH(t *testing.T, to tenant, minor int32) {
-	dial := func(node int) *kmipclient.Client {
-		t.Helper()
-		// It connects by address and sends no server name.
-		c, err := kmipclient.DialContext(t.Context(), to.address(node),
-			kmipclient.WithRootCAFile(to.ca), kmipclient.WithClientCertFiles(to.certificateFile, to.keyFile),
-			kmipclient.WithKmipVersions(ovh.ProtocolVersion{ProtocolVersionMajor: 1, ProtocolVersionMinor: minor}))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { c.Close() })
-		return c
+		delete(got.Results, listed.step)
 	}
-	must := func(step string, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatalf("%s: %v", step, err)
+	for step, w := range want {
+		if g, answered := got.Results[step]; !answered || !reflect.DeepEqual(g, w) {
+			t.Errorf("%s: %v, want %v", step, g, w)
 		}
 	}
-	first, second := dial(0), dial(1)
-	name := "ovh-" + uuid.NewString()
-	created, err := first.Create().AES(256, ovh.CryptographicUsageEncrypt|ovh.CryptographicUsageDecrypt).WithName(name).ExecContext(t.Context())
-	must("Create", err)
-	id := created.UniqueIdentifier
-	_, err = first.AddAttribute(id, "x-Name", "a virtual machine").ExecContext(t.Context())
-	must("Add Attribute", err)
-	_, err = second.Activate(id).ExecContext(t.Context())
-	must("Activate", err)
-	got, err := second.Get(id).ExecContext(t.Context())
-	must("Get", err)
-	material, err := got.Object.(*ovh.SymmetricKey).KeyMaterial()
-	must("key material", err)
-	ours, err := to.dial(t, 0).Get(t.Context(), kmip.ObjectID(id))
-	must("our Get", err)
-	if !ours.Equal(secret.Of(material)) {
-		t.Error("ovh's client and ours read different bytes")
+	if len(got.Results) != len(want) {
+		t.Errorf("%d steps were answered, want %d", len(got.Results), len(want))
 	}
-	ours.Wipe()
-	for _, c := range []*kmipclient.Client{first, second} {
-		located, err := c.Locate().WithName(name).WithAttribute("x-Name", "a virtual machine").ExecContext(t.Context())
-		must("Locate", err)
-		if !slices.Equal(located.UniqueIdentifier, []string{id}) {
-			t.Errorf("located %v, want %s alone", located.UniqueIdentifier, id)
-		}
-	}
-	if _, err := first.Destroy(id).ExecContext(t.Context()); err == nil {
-		t.Error("an Active key was destroyed")
-	}
-	_, err = first.Revoke(id).ExecContext(t.Context())
-	must("Revoke", err)
-	_, err = second.Destroy(id).ExecContext(t.Context())
-	must("Destroy", err)
-	if _, err := first.Get(id).ExecContext(t.Context()); err == nil {
-		t.Error("a destroyed key was read")
-	}
+	return got.Asked
 }
