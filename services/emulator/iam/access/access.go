@@ -18,6 +18,8 @@
 //     KMIP server outside the instance needs.
 //   - Whoever is Administrator or Manager on all that a policy's resource names may read, create,
 //     change and delete that policy. IBM asks for the granted level at least.
+//   - An identity may read the access policies that name it, as IBM's console shows everybody their
+//     own access.
 //   - A service role does not show an instance in the resource controller; a platform role does.
 //
 // A change of policies counts at once, or after the decision delay: IBM caches decisions for minutes.

@@ -147,10 +147,14 @@ func TestOnlyManagersGrant(t *testing.T) {
 			t.Errorf("%s: %d %v", c.name, got.status, got.body)
 		}
 	}
-	// What one may not manage does not exist.
+	// What one may not manage does not exist, but that one may read what one has been granted.
 	id, etag := r.create(admin, body(typeAccess, attributes("iam_id", "IBMid-2"), onAll, reader))
 	for _, who := range []string{local, stranger, "IBMid-2"} {
 		for _, method := range []string{"GET", "DELETE", "PATCH"} {
+			if who == "IBMid-2" && method == "GET" {
+				r.must(200, who, method, "/v1/policies/"+id, "", "")
+				continue
+			}
 			if got := r.call(who, method, "/v1/policies/"+id, `{"state":"deleted"}`, etag); got.status != 404 || got.code() != "policy_not_found" {
 				t.Errorf("%s by %s: %d %v", method, who, got.status, got.body)
 			}
@@ -284,6 +288,10 @@ func TestPolicyList(t *testing.T) {
 		if got := list(query); !slices.Equal(got, want) {
 			t.Errorf("%s: %v, want %v", query, got, want)
 		}
+	}
+	if own := r.must(200, "IBMid-1", "GET", "/v1/policies?account_id="+testAccount, "", "").body["policies"].([]any); len(own) != 1 ||
+		own[0].(map[string]any)["id"] != made[1] {
+		t.Errorf("who has been granted one reads %v", own)
 	}
 	if all := list("&sort=last_modified_at"); !slices.Equal(all[len(all)-4:], made) {
 		t.Errorf("sorted: %v, want %v at the end", all, made)

@@ -219,10 +219,15 @@ func (s *Service) changePolicy(c *jsonhttp.Call, prepare func(*bbolt.Tx) (policy
 	return err
 }
 
-// policyOfPath is the policy that the path names, if the caller may manage it; to others it does not exist.
+// policyOfPath is the policy that the path names, if the caller may read it, and to change it may manage
+// it; to others it does not exist.
 func (s *Service) policyOfPath(c *jsonhttp.Call, tx *bbolt.Tx) (policy, error) {
 	p, err := records.Get[policy](policies(tx), chi.URLParam(c.Request, "id"))
-	if err == nil && !s.mayManage(c.By, p.Resource.attributes()) {
+	may := s.mayRead(c.By, p)
+	if c.Method != http.MethodGet {
+		may = s.mayManage(c.By, p.Resource.attributes())
+	}
+	if err == nil && !may {
 		err = records.ErrNone
 	}
 	return p, absent(err, errNotFound)

@@ -107,6 +107,11 @@ func (s *Service) mayManage(iamID string, on Attributes) bool {
 	return s.rules.holds(subjectOf(iamID), on, func(r role) bool { return r.name == administrator || r.name == manager })
 }
 
+// mayRead tells whether the principal may see a policy: one that names it, or that it may change.
+func (s *Service) mayRead(iamID string, p policy) bool {
+	return iamID != "" && p.Subject.get("iam_id") == iamID || s.mayManage(iamID, p.Resource.attributes())
+}
+
 // SetDecisionDelay makes changes of policies count that long after they were made; those already made
 // keep their time. It is forgotten when the emulator stops.
 func (s *Service) SetDecisionDelay(d time.Duration) {

@@ -58,7 +58,7 @@ func (p policy) listed(query url.Values, state string) bool {
 		tag("tag_value", func(t attribute) string { return t.Value })
 }
 
-// listPolicies shows those that the caller may manage and the query asks for; others are left out in
+// listPolicies shows those that the caller may read and the query asks for; others are left out in
 // silence.
 func (s *Service) listPolicies(view policyView) func(*jsonhttp.Call) (jsonhttp.Answer, error) {
 	return func(c *jsonhttp.Call) (jsonhttp.Answer, error) {
@@ -83,7 +83,7 @@ func (s *Service) listPolicies(view policyView) func(*jsonhttp.Call) (jsonhttp.A
 		found := []policy{}
 		err := s.cfg.DB.View(func(tx *bbolt.Tx) error {
 			return records.Each(policies(tx), func(p policy) error {
-				if p.listed(query, state) && s.mayManage(c.By, p.Resource.attributes()) {
+				if p.listed(query, state) && s.mayRead(c.By, p) {
 					found = append(found, p)
 				}
 				return nil
