@@ -3,6 +3,7 @@ module github.com/kmip-for-vmware/kmip/services
 go 1.26.0
 
 require (
+	github.com/IBM/platform-services-go-sdk v0.103.0
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/kmip-for-vmware/kmip/api v0.0.0
 	github.com/kmip-for-vmware/kmip/libs v0.0.0

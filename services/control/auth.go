@@ -30,8 +30,21 @@ func authenticate(r *http.Request, action string, verify Verify) error {
 		return err
 	}
 	x := exchangeOf(r.Context())
-	x.caller, x.action = caller, action
+	x.caller, x.token, x.action = caller, token, action
 	return nil
+}
+
+// authorize holds the caller to the roles behind an action, on the instance of
+// the path or on all of the account. What the account does not have is absent
+// rather than forbidden, whatever the caller's roles.
+func (h *handlers) authorize(ctx context.Context, action, id string) error {
+	err := h.roles.permit(ctx, exchangeOf(ctx).caller, action, id)
+	if id != "" && fault.KindOf(err) == fault.Denied {
+		if _, absent := h.instance(ctx, id); absent != nil {
+			return absent
+		}
+	}
+	return err
 }
 
 // challenge is the WWW-Authenticate header for a failed authentication (RFC

@@ -85,12 +85,16 @@ func settings(t *testing.T, cloud *ibmCloud, database string) map[string]string 
 	}
 }
 
-// start runs a control plane until the test ends.
-func start(t *testing.T) *cell {
+// start runs a control plane until the test ends, with changes to its settings.
+func start(t *testing.T, changes ...func(environment map[string]string)) *cell {
 	t.Helper()
 	database := pgtest.Database(t)
 	cloud := newIBMCloud(t)
-	config, err := control.ReadConfig(settings(t, cloud, pgtest.URL(t, database, "kmip_control")))
+	environment := settings(t, cloud, pgtest.URL(t, database, "kmip_control"))
+	for _, change := range changes {
+		change(environment)
+	}
+	config, err := control.ReadConfig(environment)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -83,6 +83,7 @@ type parts struct {
 	dedicated *dedicated // nil: there are none
 	iam       iam.Config
 	manager   keyManagers
+	cloud     *ibmCloud
 }
 
 var (
@@ -113,6 +114,9 @@ func (c Config) check() (parts, error) {
 	p.iam = iam.Config{URL: c.IAMURL, Issuer: c.IAMIssuer}
 	tokens, err := iam.NewTokens(p.iam)
 	if err != nil {
+		problem("KMIP_IAM_URL", "%w; leave it out for IBM Cloud", err)
+	}
+	if p.cloud, err = newIBMCloud(strings.TrimSuffix(c.IAMURL, "/")); err != nil {
 		problem("KMIP_IAM_URL", "%w; leave it out for IBM Cloud", err)
 	}
 	addresses, err := keyprotect.ParseEndpoints(c.KeyManagerEndpoints)

@@ -55,11 +55,14 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 	}
 	reg := obs.NewRegistry()
 	instances := pg.NewInstances(c.pool)
-	c.api = newAPI(&handlers{
+	h := &handlers{
 		instances: instances, region: config.Region, public: p.public, endpoints: p.endpoints, authority: p.authority,
 		dedicated: p.dedicated,
 		manager:   p.manager, now: time.Now,
-	}, observe(log, newRequestSeconds(reg)), &gate{verify: verifier.Verify, limits: newLimits(time.Now), once: instances.Once})
+		roles: &roles{policies: p.cloud.listPolicies, region: config.Region, now: time.Now},
+	}
+	c.api = newAPI(h, observe(log, newRequestSeconds(reg)),
+		&gate{verify: verifier.Verify, authorize: h.authorize, limits: newLimits(time.Now), once: instances.Once})
 	c.admin = newAdmin(obs.Admin(reg, c.ready))
 	return c, nil
 }

@@ -28,6 +28,7 @@ type exchange struct {
 	trace   string // X-Correlation-ID
 	url     *url.URL
 	caller  iam.Identity
+	token   string // the caller's, verified; it goes into no log
 	action  string // IAM action of the route
 	failure error
 }

@@ -32,6 +32,9 @@ func TableRoutes() []string {
 	return all
 }
 
+// Action returns the action that a route of the table asks for.
+func Action(route string) string { return routes[route].action }
+
 // AdminRoutes returns what the admin listener routes besides its document,
 // sorted.
 func AdminRoutes() []string { return slices.Sorted(slices.Values(adminRoutes)) }

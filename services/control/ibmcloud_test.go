@@ -46,6 +46,9 @@ type ibmCloud struct {
 	down  bool                      // IAM answers 503
 	// authorized are CRNs of KMIP instances that have a service authorization.
 	authorized map[string]bool
+
+	policies []policy // of IAM, active
+	reads    int      // of policies that name a caller
 }
 
 func newIBMCloud(t *testing.T) *ibmCloud {
@@ -145,6 +148,8 @@ func (c *ibmCloud) serveIAM(w http.ResponseWriter, r *http.Request) {
 			"kty": "RSA", "alg": "RS256", "kid": "202611010000",
 			"n": b64(c.signer.N.Bytes()), "e": b64(big.NewInt(int64(c.signer.E)).Bytes()),
 		}}})
+	case "GET /v1/policies":
+		c.servePolicies(w, r)
 	case "POST /identity/token":
 		token := map[string]string{canaryAPIKey: kmsToken, serviceAPIKey: serviceToken}[r.PostFormValue("apikey")]
 		if crn, ok := strings.CutPrefix(r.PostFormValue("desired_iam_id"), "crn-"); ok && r.PostFormValue("access_token") == serviceToken {

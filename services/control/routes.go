@@ -17,15 +17,6 @@ import (
 	"github.com/kmip-for-vmware/kmip/services/control/server"
 )
 
-// The actions of IBM's VMware Solutions service that the routes ask for.
-const (
-	viewInstances   = "vmware-solutions.instances.view"
-	createInstances = "vmware-solutions.instances.create"
-	updateInstances = "vmware-solutions.instances.update"
-	deleteInstances = "vmware-solutions.instances.delete"
-	updateAccount   = "vmware-solutions.account.update"
-)
-
 // Limits that the table below uses.
 const (
 	quick          = 10 * time.Second // one database transaction
@@ -49,11 +40,7 @@ type route struct {
 }
 
 // routes holds every route of the customer API. A request that is not in it is
-// refused even if a handler exists.
-//
-// The action is what the route asks of the caller. So far it is only recorded
-// in the access log: the roles behind it are not evaluated, and any verified
-// identity of an account may do everything with that account's instances.
+// refused even if a handler exists. What the actions take is in holders.
 var routes = map[string]route{
 	"GET /v1/regions":                                                {deadline: quick},
 	"GET /v1/key_estimate":                                           {deadline: quick, query: []string{"encrypted_vms", "vsphere_clusters", "vsan_clusters"}},
@@ -125,9 +112,10 @@ func document(text string) http.HandlerFunc {
 
 // gate lets a request through to its handler.
 type gate struct {
-	verify Verify
-	limits *limits
-	once   once
+	verify    Verify
+	authorize func(ctx context.Context, action, instance string) error
+	limits    *limits
+	once      once
 }
 
 // guard holds every request to its route's entry in the table.
@@ -154,7 +142,7 @@ func (g *gate) guard(next http.Handler) http.Handler {
 	})
 }
 
-// admit checks caller, rate, query, headers and body, in this order, and
+// admit checks caller, rate, role, query, headers and body, in this order, and
 // returns the body.
 func (g *gate) admit(w http.ResponseWriter, r *http.Request, rt route) ([]byte, error) {
 	if err := authenticate(r, rt.action, g.verify); err != nil {
@@ -162,6 +150,11 @@ func (g *gate) admit(w http.ResponseWriter, r *http.Request, rt route) ([]byte, 
 	}
 	if err := g.limits.take(w, exchangeOf(r.Context()).caller.Account, max(rt.cost, 1)); err != nil {
 		return nil, err
+	}
+	if rt.action != "" {
+		if err := g.authorize(r.Context(), rt.action, chi.URLParam(r, "id")); err != nil {
+			return nil, err
+		}
 	}
 	if err := checkQuery(r.URL.RawQuery, rt.query); err != nil {
 		return nil, err

@@ -1,0 +1,124 @@
+package control_test
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+)
+
+// What the stand-in knows of IAM's policies is from IBM's public pages: everybody reads the access policies that name them;
+// who is Administrator reads and writes authorizations.
+
+type attribute struct {
+	Name     string `json:"name"`
+	Value    string `json:"value"`
+	Operator string `json:"operator,omitempty"`
+}
+
+type attributeSet struct {
+	Attributes []attribute `json:"attributes"`
+	Tags       []attribute `json:"tags,omitempty"`
+}
+
+func (s attributeSet) get(name string) string {
+	i := slices.IndexFunc(s.Attributes, func(a attribute) bool { return a.Name == name })
+	if i < 0 {
+		return ""
+	}
+	return s.Attributes[i].Value
+}
+
+type role struct {
+	ID string `json:"role_id"`
+}
+
+type policy struct {
+	ID        string         `json:"id"`
+	Type      string         `json:"type"`
+	State     string         `json:"state"`
+	Subjects  []attributeSet `json:"subjects"`
+	Roles     []role         `json:"roles"`
+	Resources []attributeSet `json:"resources"`
+}
+
+// attributes are pairs of name and value.
+func attributes(pairs ...string) []attributeSet {
+	var s attributeSet
+	for i := 0; i < len(pairs); i += 2 {
+		s.Attributes = append(s.Attributes, attribute{Name: pairs[i], Value: pairs[i+1]})
+	}
+	return []attributeSet{s}
+}
+
+// roleCRN is the CRN of one of the standard roles.
+func roleCRN(name string) string {
+	if slices.Contains([]string{"Reader", "Writer", "Manager"}, name) {
+		return "crn:v1:bluemix:public:iam::::serviceRole:" + name
+	}
+	return "crn:v1:bluemix:public:iam::::role:" + name
+}
+
+// grant gives an identity a role on resources. Whoever has been given none is
+// Administrator of vmware-solutions in every account.
+func (c *ibmCloud) grant(iamID, roleName string, resources []attributeSet) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.policies = append(c.policies, policy{
+		ID: uuid.NewString(), Type: "access", State: "active", Subjects: attributes("iam_id", iamID),
+		Roles: []role{{roleCRN(roleName)}}, Resources: resources,
+	})
+}
+
+// readings returns how often policies that name a caller were read.
+func (c *ibmCloud) readings() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reads
+}
+
+// bearer is whom an access token is of, unverified.
+func bearer(r *http.Request) (iamID, account string) {
+	claims := jwt.MapClaims{}
+	_, _, _ = jwt.NewParser().ParseUnverified(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "), claims)
+	iamID, _ = claims["iam_id"].(string)
+	of, _ := claims["account"].(map[string]any)
+	account, _ = of["bss"].(string)
+	return iamID, account
+}
+
+func (c *ibmCloud) servePolicies(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	iamID, account := bearer(r)
+	named := slices.ContainsFunc(c.policies, func(p policy) bool { return p.Subjects[0].get("iam_id") == iamID })
+	query, found := r.URL.Query(), []policy{}
+	if query.Get("type") == "access" {
+		c.reads++
+		if !named {
+			found = append(found, policy{
+				ID: uuid.NewString(), Type: "access", State: "active", Subjects: attributes("iam_id", iamID),
+				Roles: []role{{roleCRN("Administrator")}}, Resources: attributes("accountId", query.Get("account_id"), "serviceName", "vmware-solutions"),
+			})
+		}
+	}
+	for _, p := range c.policies {
+		mine := p.Subjects[0].get("iam_id") == iamID
+		if p.Type == query.Get("type") && p.Resources[0].get("accountId") == query.Get("account_id") && account == query.Get("account_id") &&
+			(query.Get("iam_id") == "" || query.Get("iam_id") == p.Subjects[0].get("iam_id")) && mine {
+			found = append(found, p)
+		}
+	}
+	// Pages of two, to show that they are followed.
+	at := 0
+	if query.Get("start") != "" {
+		at = slices.IndexFunc(found, func(p policy) bool { return p.ID == query.Get("start") })
+	}
+	body := map[string]any{"limit": 2, "policies": found[at:min(at+2, len(found))]}
+	if at+2 < len(found) {
+		body["next"] = map[string]any{"href": "x", "start": found[at+2].ID}
+	}
+	answer(w, http.StatusOK, body)
+}
