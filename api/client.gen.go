@@ -17,6 +17,21 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for AuthorizationPolicyType.
+const (
+	AuthorizationPolicyTypeAuthorization AuthorizationPolicyType = "authorization"
+)
+
+// Valid indicates whether the value is a known member of the AuthorizationPolicyType enum.
+func (e AuthorizationPolicyType) Valid() bool {
+	switch e {
+	case AuthorizationPolicyTypeAuthorization:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ErrorCode.
 const (
 	ErrorCodeAlreadyExists        ErrorCode = "already_exists"
@@ -168,6 +183,94 @@ func (e KeyManagerType) Valid() bool {
 	default:
 		return false
 	}
+}
+
+// Defines values for RootKeyState.
+const (
+	RootKeyStateActive      RootKeyState = "active"
+	RootKeyStateDeactivated RootKeyState = "deactivated"
+	RootKeyStatePreActive   RootKeyState = "pre_active"
+	RootKeyStateSuspended   RootKeyState = "suspended"
+)
+
+// Valid indicates whether the value is a known member of the RootKeyState enum.
+func (e RootKeyState) Valid() bool {
+	switch e {
+	case RootKeyStateActive:
+		return true
+	case RootKeyStateDeactivated:
+		return true
+	case RootKeyStatePreActive:
+		return true
+	case RootKeyStateSuspended:
+		return true
+	default:
+		return false
+	}
+}
+
+// AuthorizationPolicy The policy that is needed, in the form of IAM's policy management API v1.
+type AuthorizationPolicy struct {
+	// Resources Where.
+	Resources []PolicyAttributes `json:"resources"`
+
+	// Roles What it may do.
+	Roles []PolicyRole `json:"roles"`
+
+	// Subjects Who is let in.
+	Subjects []PolicyAttributes `json:"subjects"`
+
+	// Type Its type.
+	//
+	// Example: authorization
+	Type AuthorizationPolicyType `json:"type"`
+}
+
+// AuthorizationPolicyType Its type.
+//
+// Example: authorization
+type AuthorizationPolicyType string
+
+// AvailableKeyManager A key manager instance in IBM Cloud.
+type AvailableKeyManager struct {
+	// CRN Cloud resource name of a service instance.
+	//
+	// Example: crn:v1:bluemix:public:kms:us-south:a/0123456789abcdef0123456789abcdef:11111111-2222-4333-8444-555555555555::
+	CRN InstanceCRN `json:"crn"`
+
+	// GUID A UUID in lower case.
+	//
+	// Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
+	GUID Identifier `json:"guid"`
+
+	// Name Its name in IBM Cloud.
+	//
+	// Example: Keys of Dallas
+	Name string `json:"name"`
+
+	// Reason Absent when it is usable.
+	Reason *KeyManagerReason `json:"reason,omitempty"`
+
+	// Region Its region.
+	//
+	// Example: us-south
+	Region string `json:"region"`
+
+	// Type Key Protect or Hyper Protect Crypto Services.
+	//
+	// Example: key_protect
+	Type KeyManagerType `json:"type"`
+
+	// Usable An instance can be connected to it.
+	//
+	// Example: true
+	Usable bool `json:"usable"`
+}
+
+// AvailableKeyManagerCollection The key managers that the caller sees.
+type AvailableKeyManagerCollection struct {
+	// KeyManagers By name.
+	KeyManagers []AvailableKeyManager `json:"key_managers"`
 }
 
 // ClientCertificate A client certificate that may use the instance.
@@ -469,6 +572,11 @@ type KeyManager struct {
 	// Example: api_key
 	Credential KeyManagerCredential `json:"credential"`
 
+	// DestroyPermitted False when the key manager lets the service make and read standard keys and not delete them: then Destroy fails. Absent when it was not checked just now.
+	//
+	// Example: true
+	DestroyPermitted *bool `json:"destroy_permitted,omitempty"`
+
 	// InstanceCRN Cloud resource name of a service instance.
 	//
 	// Example: crn:v1:bluemix:public:kms:us-south:a/0123456789abcdef0123456789abcdef:11111111-2222-4333-8444-555555555555::
@@ -478,6 +586,11 @@ type KeyManager struct {
 	//
 	// Example: default
 	KeyRing KeyRing `json:"key_ring"`
+
+	// Message What is missing, and what to do. Absent when nothing is.
+	//
+	// Example: Keys can be made and read, but Destroy can't remove them.
+	Message *string `json:"message,omitempty"`
 
 	// RootKeyID A UUID in lower case.
 	//
@@ -497,7 +610,7 @@ type KeyManagerCredential string
 
 // KeyManagerPrototype A root key and the credential to use it.
 type KeyManagerPrototype struct {
-	// APIKey API key of a service ID with Viewer and Manager on the key manager instance; never returned. May be left out with `hpcs`, for an IAM service authorization with the roles Viewer and VMware KMIP Manager.
+	// APIKey API key of a service ID with Viewer and Manager on the key manager instance; with Writer in place of Manager, Destroy fails. Never returned. May be left out with `hpcs`, for an IAM service authorization with the roles Viewer and VMware KMIP Manager.
 	APIKey *string `json:"api_key,omitempty"`
 
 	// InstanceCRN CRN of the key manager instance, in the account and region of the KMIP instance.
@@ -518,6 +631,11 @@ type KeyManagerPrototype struct {
 	// Example: key_protect
 	Type KeyManagerType `json:"type"`
 }
+
+// KeyManagerReason Why it can't be used, and what to do.
+//
+// Example: It has no root key in the key ring `default`. Create one there.
+type KeyManagerReason = string
 
 // KeyManagerType Key Protect or Hyper Protect Crypto Services.
 //
@@ -572,6 +690,33 @@ type PageURL = string
 
 // PEM One X.509 certificate in PEM, from `-----BEGIN CERTIFICATE-----` to `-----END CERTIFICATE-----`.
 type PEM = string
+
+// PolicyAttribute One attribute and its value.
+type PolicyAttribute struct {
+	// Name Name.
+	//
+	// Example: serviceName
+	Name string `json:"name"`
+
+	// Value Value.
+	//
+	// Example: vmware-solutions
+	Value string `json:"value"`
+}
+
+// PolicyAttributes What a subject or resource of a policy is.
+type PolicyAttributes struct {
+	// Attributes All have to match.
+	Attributes []PolicyAttribute `json:"attributes"`
+}
+
+// PolicyRole A role of a policy.
+type PolicyRole struct {
+	// RoleID CRN of the role.
+	//
+	// Example: crn:v1:bluemix:public:iam::::role:Viewer
+	RoleID string `json:"role_id"`
+}
 
 // Quantity How many.
 //
@@ -654,6 +799,70 @@ type RegionCollection struct {
 //
 // Example: us-south
 type RegionID = string
+
+// RootKey A root key in a key manager.
+type RootKey struct {
+	// ID A UUID in lower case.
+	//
+	// Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
+	ID Identifier `json:"id"`
+
+	// KeyRing Its key ring.
+	//
+	// Example: default
+	KeyRing string `json:"key_ring"`
+
+	// Name Its name in the key manager.
+	//
+	// Example: vmware-root-key
+	Name string `json:"name"`
+
+	// Reason Absent when it is usable.
+	Reason *KeyManagerReason `json:"reason,omitempty"`
+
+	// State `suspended`: disabled. `deactivated`: expired.
+	//
+	// Example: active
+	State RootKeyState `json:"state"`
+
+	// Usable It can protect an instance's keys.
+	//
+	// Example: true
+	Usable bool `json:"usable"`
+}
+
+// RootKeyState `suspended`: disabled. `deactivated`: expired.
+//
+// Example: active
+type RootKeyState string
+
+// RootKeyCollection The root keys of a key manager.
+type RootKeyCollection struct {
+	// RootKeys Oldest first.
+	RootKeys []RootKey `json:"root_keys"`
+}
+
+// ServiceAuthorization The IAM service authorization from an instance to its key manager.
+type ServiceAuthorization struct {
+	// Exists A policy that grants at least this is there and active.
+	//
+	// Example: false
+	Exists bool `json:"exists"`
+
+	// Policy The policy that is needed, in the form of IAM's policy management API v1.
+	Policy AuthorizationPolicy `json:"policy"`
+
+	// PolicyID Id of that policy in IAM. Absent when there is none.
+	//
+	// Example: 0b6f5f0e-6f0c-4a3d-8a4b-9d2b6a1c7e55
+	PolicyID *string `json:"policy_id,omitempty"`
+}
+
+// ServiceAuthorizationPrototype A service authorization to create.
+type ServiceAuthorizationPrototype struct {
+	// KeyManagerCRN CRN of the key manager instance. May be left out once the instance is connected to it.
+	KeyManagerCRN *InstanceCRN `json:"key_manager_crn,omitempty"`
+}
 
 // Timestamp UTC, whole seconds.
 //
@@ -755,6 +964,12 @@ type CreateInstanceClientCertificateParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// GetInstanceServiceAuthorizationParams defines parameters for GetInstanceServiceAuthorization.
+type GetInstanceServiceAuthorizationParams struct {
+	// KeyManagerCRN CRN of the key manager instance. May be left out once the instance is connected to it.
+	KeyManagerCRN *InstanceCRN `form:"key_manager_crn,omitempty" json:"key_manager_crn,omitempty"`
+}
+
 // GetKeyEstimateParams defines parameters for GetKeyEstimate.
 type GetKeyEstimateParams struct {
 	// EncryptedVms VMs encrypted by vSphere.
@@ -765,6 +980,12 @@ type GetKeyEstimateParams struct {
 
 	// VsanClusters Clusters with vSAN encryption.
 	VsanClusters *Quantity `form:"vsan_clusters,omitempty" json:"vsan_clusters,omitempty"`
+}
+
+// ListKeyManagersParams defines parameters for ListKeyManagers.
+type ListKeyManagersParams struct {
+	// Type Only key managers of this type.
+	Type *KeyManagerType `form:"type,omitempty" json:"type,omitempty"`
 }
 
 // CreateInstanceJSONRequestBody defines body for CreateInstance for application/json ContentType.
@@ -778,6 +999,9 @@ type CreateInstanceClientCertificateJSONRequestBody = ClientCertificatePrototype
 
 // ReplaceInstanceKeyManagerJSONRequestBody defines body for ReplaceInstanceKeyManager for application/json ContentType.
 type ReplaceInstanceKeyManagerJSONRequestBody = KeyManagerPrototype
+
+// CreateInstanceServiceAuthorizationJSONRequestBody defines body for CreateInstanceServiceAuthorization for application/json ContentType.
+type CreateInstanceServiceAuthorizationJSONRequestBody = ServiceAuthorizationPrototype
 
 // RequestEditorFn is the function signature for the RequestEditor callback function
 type RequestEditorFn func(ctx context.Context, req *http.Request) error
@@ -981,12 +1205,51 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/instances/{id}/restore (the `RestoreInstance` operationId).
 	RestoreInstance(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetInstanceServiceAuthorization Get the service authorization of an instance
+	//
+	// The IAM policy that lets the instance use a Hyper Protect Crypto Services instance without an API key, and whether it exists as far as the caller may read policies. IAM is asked with the caller's own access token. Action `vmware-solutions.instances.view`.
+	//
+	// Corresponds with GET /v1/instances/{id}/service_authorization (the `GetInstanceServiceAuthorization` operationId).
+	GetInstanceServiceAuthorization(ctx context.Context, id InstanceID, params *GetInstanceServiceAuthorizationParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateInstanceServiceAuthorizationWithBody Create the service authorization of an instance
+	//
+	// In IAM, with the caller's own access token: the caller has to be Administrator of the key manager instance. Action `vmware-solutions.account.update`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/instances/{id}/service_authorization (the `CreateInstanceServiceAuthorization` operationId).
+	CreateInstanceServiceAuthorizationWithBody(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateInstanceServiceAuthorization Create the service authorization of an instance
+	//
+	// In IAM, with the caller's own access token: the caller has to be Administrator of the key manager instance. Action `vmware-solutions.account.update`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/instances/{id}/service_authorization (the `CreateInstanceServiceAuthorization` operationId).
+	CreateInstanceServiceAuthorization(ctx context.Context, id InstanceID, body CreateInstanceServiceAuthorizationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetKeyEstimate Estimate the number of keys
 	//
 	// How many keys of the key manager an environment needs, which bills for them. vSphere encryption needs a root key, and a standard key for each cluster and each encrypted VM; vSAN encryption needs a root key, and two standard keys for each cluster. Open to every valid token.
 	//
 	// Corresponds with GET /v1/key_estimate (the `GetKeyEstimate` operationId).
 	GetKeyEstimate(ctx context.Context, params *GetKeyEstimateParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListKeyManagers List key managers
+	//
+	// The Key Protect and Hyper Protect Crypto Services instances of the account that the caller sees in IBM Cloud, by name, with whether an instance created here can be connected to them. IBM Cloud is asked with the caller's own access token. Action `vmware-solutions.instances.view` on all instances of the account.
+	//
+	// Corresponds with GET /v1/key_managers (the `ListKeyManagers` operationId).
+	ListKeyManagers(ctx context.Context, params *ListKeyManagersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListKeyManagerRootKeys List the root keys of a key manager
+	//
+	// Those that the caller may see there, in all key rings, oldest first, without deleted ones. The key manager is asked with the caller's own access token. Action `vmware-solutions.instances.view` on all instances of the account.
+	//
+	// Corresponds with GET /v1/key_managers/{guid}/root_keys (the `ListKeyManagerRootKeys` operationId).
+	ListKeyManagerRootKeys(ctx context.Context, guid Identifier, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListRegions List regions
 	//
@@ -1284,6 +1547,61 @@ func (c *Client) RestoreInstance(ctx context.Context, id InstanceID, reqEditors 
 	return c.Client.Do(req)
 }
 
+// GetInstanceServiceAuthorization Get the service authorization of an instance
+//
+// The IAM policy that lets the instance use a Hyper Protect Crypto Services instance without an API key, and whether it exists as far as the caller may read policies. IAM is asked with the caller's own access token. Action `vmware-solutions.instances.view`.
+//
+// Corresponds with GET /v1/instances/{id}/service_authorization (the `GetInstanceServiceAuthorization` operationId).
+func (c *Client) GetInstanceServiceAuthorization(ctx context.Context, id InstanceID, params *GetInstanceServiceAuthorizationParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetInstanceServiceAuthorizationRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateInstanceServiceAuthorizationWithBody Create the service authorization of an instance
+//
+// In IAM, with the caller's own access token: the caller has to be Administrator of the key manager instance. Action `vmware-solutions.account.update`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/instances/{id}/service_authorization (the `CreateInstanceServiceAuthorization` operationId).
+func (c *Client) CreateInstanceServiceAuthorizationWithBody(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateInstanceServiceAuthorizationRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateInstanceServiceAuthorization Create the service authorization of an instance
+//
+// In IAM, with the caller's own access token: the caller has to be Administrator of the key manager instance. Action `vmware-solutions.account.update`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/instances/{id}/service_authorization (the `CreateInstanceServiceAuthorization` operationId).
+func (c *Client) CreateInstanceServiceAuthorization(ctx context.Context, id InstanceID, body CreateInstanceServiceAuthorizationJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateInstanceServiceAuthorizationRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetKeyEstimate Estimate the number of keys
 //
 // How many keys of the key manager an environment needs, which bills for them. vSphere encryption needs a root key, and a standard key for each cluster and each encrypted VM; vSAN encryption needs a root key, and two standard keys for each cluster. Open to every valid token.
@@ -1291,6 +1609,40 @@ func (c *Client) RestoreInstance(ctx context.Context, id InstanceID, reqEditors 
 // Corresponds with GET /v1/key_estimate (the `GetKeyEstimate` operationId).
 func (c *Client) GetKeyEstimate(ctx context.Context, params *GetKeyEstimateParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetKeyEstimateRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListKeyManagers List key managers
+//
+// The Key Protect and Hyper Protect Crypto Services instances of the account that the caller sees in IBM Cloud, by name, with whether an instance created here can be connected to them. IBM Cloud is asked with the caller's own access token. Action `vmware-solutions.instances.view` on all instances of the account.
+//
+// Corresponds with GET /v1/key_managers (the `ListKeyManagers` operationId).
+func (c *Client) ListKeyManagers(ctx context.Context, params *ListKeyManagersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListKeyManagersRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListKeyManagerRootKeys List the root keys of a key manager
+//
+// Those that the caller may see there, in all key rings, oldest first, without deleted ones. The key manager is asked with the caller's own access token. Action `vmware-solutions.instances.view` on all instances of the account.
+//
+// Corresponds with GET /v1/key_managers/{guid}/root_keys (the `ListKeyManagerRootKeys` operationId).
+func (c *Client) ListKeyManagerRootKeys(ctx context.Context, guid Identifier, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListKeyManagerRootKeysRequest(c.Server, guid)
 	if err != nil {
 		return nil, err
 	}
@@ -1892,6 +2244,114 @@ func NewRestoreInstanceRequest(server string, id InstanceID) (*http.Request, err
 	return req, nil
 }
 
+// NewGetInstanceServiceAuthorizationRequest constructs an http.Request for the GetInstanceServiceAuthorization method
+func NewGetInstanceServiceAuthorizationRequest(server string, id InstanceID, params *GetInstanceServiceAuthorizationParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/instances/%s/service_authorization", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.KeyManagerCRN != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "key_manager_crn", *params.KeyManagerCRN, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateInstanceServiceAuthorizationRequest calls the generic CreateInstanceServiceAuthorization builder with application/json body
+func NewCreateInstanceServiceAuthorizationRequest(server string, id InstanceID, body CreateInstanceServiceAuthorizationJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateInstanceServiceAuthorizationRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewCreateInstanceServiceAuthorizationRequestWithBody constructs an http.Request for the CreateInstanceServiceAuthorization method, with any body, and a specified content type
+func NewCreateInstanceServiceAuthorizationRequestWithBody(server string, id InstanceID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/instances/%s/service_authorization", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewGetKeyEstimateRequest constructs an http.Request for the GetKeyEstimate method
 func NewGetKeyEstimateRequest(server string, params *GetKeyEstimateParams) (*http.Request, error) {
 	var err error
@@ -1960,6 +2420,94 @@ func NewGetKeyEstimateRequest(server string, params *GetKeyEstimateParams) (*htt
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
 		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListKeyManagersRequest constructs an http.Request for the ListKeyManagers method
+func NewListKeyManagersRequest(server string, params *ListKeyManagersParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/key_managers")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Type != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "type", *params.Type, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListKeyManagerRootKeysRequest constructs an http.Request for the ListKeyManagerRootKeys method
+func NewListKeyManagerRootKeysRequest(server string, guid Identifier) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "guid", guid, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/key_managers/%s/root_keys", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -2185,6 +2733,33 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/instances/{id}/restore (the `RestoreInstance` operationId).
 	RestoreInstanceWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*RestoreInstanceResponse, error)
 
+	// GetInstanceServiceAuthorizationWithResponse Get the service authorization of an instance
+	//
+	// The IAM policy that lets the instance use a Hyper Protect Crypto Services instance without an API key, and whether it exists as far as the caller may read policies. IAM is asked with the caller's own access token. Action `vmware-solutions.instances.view`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/instances/{id}/service_authorization (the `GetInstanceServiceAuthorization` operationId).
+	GetInstanceServiceAuthorizationWithResponse(ctx context.Context, id InstanceID, params *GetInstanceServiceAuthorizationParams, reqEditors ...RequestEditorFn) (*GetInstanceServiceAuthorizationResponse, error)
+
+	// CreateInstanceServiceAuthorizationWithBodyWithResponse Create the service authorization of an instance
+	//
+	// In IAM, with the caller's own access token: the caller has to be Administrator of the key manager instance. Action `vmware-solutions.account.update`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/instances/{id}/service_authorization (the `CreateInstanceServiceAuthorization` operationId).
+	CreateInstanceServiceAuthorizationWithBodyWithResponse(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateInstanceServiceAuthorizationResponse, error)
+
+	// CreateInstanceServiceAuthorizationWithResponse Create the service authorization of an instance
+	//
+	// In IAM, with the caller's own access token: the caller has to be Administrator of the key manager instance. Action `vmware-solutions.account.update`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/instances/{id}/service_authorization (the `CreateInstanceServiceAuthorization` operationId).
+	CreateInstanceServiceAuthorizationWithResponse(ctx context.Context, id InstanceID, body CreateInstanceServiceAuthorizationJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateInstanceServiceAuthorizationResponse, error)
+
 	// GetKeyEstimateWithResponse Estimate the number of keys
 	//
 	// How many keys of the key manager an environment needs, which bills for them. vSphere encryption needs a root key, and a standard key for each cluster and each encrypted VM; vSAN encryption needs a root key, and two standard keys for each cluster. Open to every valid token.
@@ -2193,6 +2768,24 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/key_estimate (the `GetKeyEstimate` operationId).
 	GetKeyEstimateWithResponse(ctx context.Context, params *GetKeyEstimateParams, reqEditors ...RequestEditorFn) (*GetKeyEstimateResponse, error)
+
+	// ListKeyManagersWithResponse List key managers
+	//
+	// The Key Protect and Hyper Protect Crypto Services instances of the account that the caller sees in IBM Cloud, by name, with whether an instance created here can be connected to them. IBM Cloud is asked with the caller's own access token. Action `vmware-solutions.instances.view` on all instances of the account.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/key_managers (the `ListKeyManagers` operationId).
+	ListKeyManagersWithResponse(ctx context.Context, params *ListKeyManagersParams, reqEditors ...RequestEditorFn) (*ListKeyManagersResponse, error)
+
+	// ListKeyManagerRootKeysWithResponse List the root keys of a key manager
+	//
+	// Those that the caller may see there, in all key rings, oldest first, without deleted ones. The key manager is asked with the caller's own access token. Action `vmware-solutions.instances.view` on all instances of the account.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/key_managers/{guid}/root_keys (the `ListKeyManagerRootKeys` operationId).
+	ListKeyManagerRootKeysWithResponse(ctx context.Context, guid Identifier, reqEditors ...RequestEditorFn) (*ListKeyManagerRootKeysResponse, error)
 
 	// ListRegionsWithResponse List regions
 	//
@@ -3572,6 +4165,249 @@ func (r RestoreInstanceResponse) ContentType() string {
 	return ""
 }
 
+// GetInstanceServiceAuthorizationResponse401Headers the declared response headers of an HTTP 401 response for GetInstanceServiceAuthorization
+type GetInstanceServiceAuthorizationResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// GetInstanceServiceAuthorizationResponse429Headers the declared response headers of an HTTP 429 response for GetInstanceServiceAuthorization
+type GetInstanceServiceAuthorizationResponse429Headers struct {
+	RetryAfter int32
+}
+
+type GetInstanceServiceAuthorizationResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ServiceAuthorization
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Conflict
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetInstanceServiceAuthorizationResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *GetInstanceServiceAuthorizationResponse429Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetInstanceServiceAuthorizationResponse) GetJSON200() *ServiceAuthorization {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r GetInstanceServiceAuthorizationResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r GetInstanceServiceAuthorizationResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r GetInstanceServiceAuthorizationResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r GetInstanceServiceAuthorizationResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r GetInstanceServiceAuthorizationResponse) GetJSON409() *Conflict {
+	return r.JSON409
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r GetInstanceServiceAuthorizationResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r GetInstanceServiceAuthorizationResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r GetInstanceServiceAuthorizationResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetInstanceServiceAuthorizationResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetInstanceServiceAuthorizationResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetInstanceServiceAuthorizationResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetInstanceServiceAuthorizationResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// CreateInstanceServiceAuthorizationResponse201Headers the declared response headers of an HTTP 201 response for CreateInstanceServiceAuthorization
+type CreateInstanceServiceAuthorizationResponse201Headers struct {
+	Location Location
+}
+
+// CreateInstanceServiceAuthorizationResponse401Headers the declared response headers of an HTTP 401 response for CreateInstanceServiceAuthorization
+type CreateInstanceServiceAuthorizationResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// CreateInstanceServiceAuthorizationResponse429Headers the declared response headers of an HTTP 429 response for CreateInstanceServiceAuthorization
+type CreateInstanceServiceAuthorizationResponse429Headers struct {
+	RetryAfter int32
+}
+
+type CreateInstanceServiceAuthorizationResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *ServiceAuthorization
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Conflict
+	// JSON413 the response for an HTTP 413 `application/json` response
+	JSON413 *TooLarge
+	// JSON415 the response for an HTTP 415 `application/json` response
+	JSON415 *UnsupportedMediaType
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers201 the parsed response headers for an HTTP 201 response
+	Headers201 *CreateInstanceServiceAuthorizationResponse201Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *CreateInstanceServiceAuthorizationResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *CreateInstanceServiceAuthorizationResponse429Headers
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateInstanceServiceAuthorizationResponse) GetJSON201() *ServiceAuthorization {
+	return r.JSON201
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r CreateInstanceServiceAuthorizationResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r CreateInstanceServiceAuthorizationResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r CreateInstanceServiceAuthorizationResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r CreateInstanceServiceAuthorizationResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r CreateInstanceServiceAuthorizationResponse) GetJSON409() *Conflict {
+	return r.JSON409
+}
+
+// GetJSON413 returns the response for an HTTP 413 `application/json` response
+func (r CreateInstanceServiceAuthorizationResponse) GetJSON413() *TooLarge {
+	return r.JSON413
+}
+
+// GetJSON415 returns the response for an HTTP 415 `application/json` response
+func (r CreateInstanceServiceAuthorizationResponse) GetJSON415() *UnsupportedMediaType {
+	return r.JSON415
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r CreateInstanceServiceAuthorizationResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r CreateInstanceServiceAuthorizationResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r CreateInstanceServiceAuthorizationResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateInstanceServiceAuthorizationResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateInstanceServiceAuthorizationResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateInstanceServiceAuthorizationResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateInstanceServiceAuthorizationResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // GetKeyEstimateResponse401Headers the declared response headers of an HTTP 401 response for GetKeyEstimate
 type GetKeyEstimateResponse401Headers struct {
 	WWWAuthenticate string
@@ -3656,6 +4492,207 @@ func (r GetKeyEstimateResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetKeyEstimateResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListKeyManagersResponse401Headers the declared response headers of an HTTP 401 response for ListKeyManagers
+type ListKeyManagersResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// ListKeyManagersResponse429Headers the declared response headers of an HTTP 429 response for ListKeyManagers
+type ListKeyManagersResponse429Headers struct {
+	RetryAfter int32
+}
+
+type ListKeyManagersResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AvailableKeyManagerCollection
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListKeyManagersResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListKeyManagersResponse429Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListKeyManagersResponse) GetJSON200() *AvailableKeyManagerCollection {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r ListKeyManagersResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r ListKeyManagersResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r ListKeyManagersResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r ListKeyManagersResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r ListKeyManagersResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r ListKeyManagersResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListKeyManagersResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListKeyManagersResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListKeyManagersResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListKeyManagersResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListKeyManagerRootKeysResponse401Headers the declared response headers of an HTTP 401 response for ListKeyManagerRootKeys
+type ListKeyManagerRootKeysResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// ListKeyManagerRootKeysResponse429Headers the declared response headers of an HTTP 429 response for ListKeyManagerRootKeys
+type ListKeyManagerRootKeysResponse429Headers struct {
+	RetryAfter int32
+}
+
+type ListKeyManagerRootKeysResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RootKeyCollection
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListKeyManagerRootKeysResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListKeyManagerRootKeysResponse429Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListKeyManagerRootKeysResponse) GetJSON200() *RootKeyCollection {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r ListKeyManagerRootKeysResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r ListKeyManagerRootKeysResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r ListKeyManagerRootKeysResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r ListKeyManagerRootKeysResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r ListKeyManagerRootKeysResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r ListKeyManagerRootKeysResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r ListKeyManagerRootKeysResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListKeyManagerRootKeysResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListKeyManagerRootKeysResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListKeyManagerRootKeysResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListKeyManagerRootKeysResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -3992,6 +5029,51 @@ func (c *ClientWithResponses) RestoreInstanceWithResponse(ctx context.Context, i
 	return ParseRestoreInstanceResponse(rsp)
 }
 
+// GetInstanceServiceAuthorizationWithResponse Get the service authorization of an instance
+//
+// The IAM policy that lets the instance use a Hyper Protect Crypto Services instance without an API key, and whether it exists as far as the caller may read policies. IAM is asked with the caller's own access token. Action `vmware-solutions.instances.view`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/instances/{id}/service_authorization (the `GetInstanceServiceAuthorization` operationId).
+func (c *ClientWithResponses) GetInstanceServiceAuthorizationWithResponse(ctx context.Context, id InstanceID, params *GetInstanceServiceAuthorizationParams, reqEditors ...RequestEditorFn) (*GetInstanceServiceAuthorizationResponse, error) {
+	rsp, err := c.GetInstanceServiceAuthorization(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetInstanceServiceAuthorizationResponse(rsp)
+}
+
+// CreateInstanceServiceAuthorizationWithBodyWithResponse Create the service authorization of an instance
+//
+// In IAM, with the caller's own access token: the caller has to be Administrator of the key manager instance. Action `vmware-solutions.account.update`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/instances/{id}/service_authorization (the `CreateInstanceServiceAuthorization` operationId).
+func (c *ClientWithResponses) CreateInstanceServiceAuthorizationWithBodyWithResponse(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateInstanceServiceAuthorizationResponse, error) {
+	rsp, err := c.CreateInstanceServiceAuthorizationWithBody(ctx, id, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateInstanceServiceAuthorizationResponse(rsp)
+}
+
+// CreateInstanceServiceAuthorizationWithResponse Create the service authorization of an instance
+//
+// In IAM, with the caller's own access token: the caller has to be Administrator of the key manager instance. Action `vmware-solutions.account.update`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/instances/{id}/service_authorization (the `CreateInstanceServiceAuthorization` operationId).
+func (c *ClientWithResponses) CreateInstanceServiceAuthorizationWithResponse(ctx context.Context, id InstanceID, body CreateInstanceServiceAuthorizationJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateInstanceServiceAuthorizationResponse, error) {
+	rsp, err := c.CreateInstanceServiceAuthorization(ctx, id, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateInstanceServiceAuthorizationResponse(rsp)
+}
+
 // GetKeyEstimateWithResponse Estimate the number of keys
 //
 // How many keys of the key manager an environment needs, which bills for them. vSphere encryption needs a root key, and a standard key for each cluster and each encrypted VM; vSAN encryption needs a root key, and two standard keys for each cluster. Open to every valid token.
@@ -4005,6 +5087,36 @@ func (c *ClientWithResponses) GetKeyEstimateWithResponse(ctx context.Context, pa
 		return nil, err
 	}
 	return ParseGetKeyEstimateResponse(rsp)
+}
+
+// ListKeyManagersWithResponse List key managers
+//
+// The Key Protect and Hyper Protect Crypto Services instances of the account that the caller sees in IBM Cloud, by name, with whether an instance created here can be connected to them. IBM Cloud is asked with the caller's own access token. Action `vmware-solutions.instances.view` on all instances of the account.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/key_managers (the `ListKeyManagers` operationId).
+func (c *ClientWithResponses) ListKeyManagersWithResponse(ctx context.Context, params *ListKeyManagersParams, reqEditors ...RequestEditorFn) (*ListKeyManagersResponse, error) {
+	rsp, err := c.ListKeyManagers(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListKeyManagersResponse(rsp)
+}
+
+// ListKeyManagerRootKeysWithResponse List the root keys of a key manager
+//
+// Those that the caller may see there, in all key rings, oldest first, without deleted ones. The key manager is asked with the caller's own access token. Action `vmware-solutions.instances.view` on all instances of the account.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/key_managers/{guid}/root_keys (the `ListKeyManagerRootKeys` operationId).
+func (c *ClientWithResponses) ListKeyManagerRootKeysWithResponse(ctx context.Context, guid Identifier, reqEditors ...RequestEditorFn) (*ListKeyManagerRootKeysResponse, error) {
+	rsp, err := c.ListKeyManagerRootKeys(ctx, guid, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListKeyManagerRootKeysResponse(rsp)
 }
 
 // ListRegionsWithResponse List regions
@@ -5342,6 +6454,240 @@ func ParseRestoreInstanceResponse(rsp *http.Response) (*RestoreInstanceResponse,
 	return response, nil
 }
 
+// ParseGetInstanceServiceAuthorizationResponse parses an HTTP response from a GetInstanceServiceAuthorizationWithResponse call
+func ParseGetInstanceServiceAuthorizationResponse(rsp *http.Response) (*GetInstanceServiceAuthorizationResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetInstanceServiceAuthorizationResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ServiceAuthorization
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers GetInstanceServiceAuthorizationResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers GetInstanceServiceAuthorizationResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseCreateInstanceServiceAuthorizationResponse parses an HTTP response from a CreateInstanceServiceAuthorizationWithResponse call
+func ParseCreateInstanceServiceAuthorizationResponse(rsp *http.Response) (*CreateInstanceServiceAuthorizationResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateInstanceServiceAuthorizationResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest ServiceAuthorization
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 201:
+		var headers CreateInstanceServiceAuthorizationResponse201Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value Location
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers201 = &headers
+	case rsp.StatusCode == 401:
+		var headers CreateInstanceServiceAuthorizationResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers CreateInstanceServiceAuthorizationResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseGetKeyEstimateResponse parses an HTTP response from a GetKeyEstimateWithResponse call
 func ParseGetKeyEstimateResponse(rsp *http.Response) (*GetKeyEstimateResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -5413,6 +6759,195 @@ func ParseGetKeyEstimateResponse(rsp *http.Response) (*GetKeyEstimateResponse, e
 		response.Headers401 = &headers
 	case rsp.StatusCode == 429:
 		var headers GetKeyEstimateResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListKeyManagersResponse parses an HTTP response from a ListKeyManagersWithResponse call
+func ParseListKeyManagersResponse(rsp *http.Response) (*ListKeyManagersResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListKeyManagersResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AvailableKeyManagerCollection
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListKeyManagersResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListKeyManagersResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListKeyManagerRootKeysResponse parses an HTTP response from a ListKeyManagerRootKeysWithResponse call
+func ParseListKeyManagerRootKeysResponse(rsp *http.Response) (*ListKeyManagerRootKeysResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListKeyManagerRootKeysResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RootKeyCollection
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListKeyManagerRootKeysResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListKeyManagerRootKeysResponse429Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int32
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {

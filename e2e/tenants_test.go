@@ -352,6 +352,10 @@ func (c *cell) sql(t *testing.T, statement string) {
 }
 
 func fingerprintOf(certificate *tls.Certificate) string {
-	sum := sha256.Sum256(certificate.Certificate[0])
+	return fingerprint(certificate.Certificate[0])
+}
+
+func fingerprint(der []byte) string {
+	sum := sha256.Sum256(der)
 	return hex.EncodeToString(sum[:])
 }

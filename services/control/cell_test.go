@@ -70,18 +70,19 @@ func settings(t *testing.T, cloud *ibmCloud, database string) map[string]string 
 	}
 	ca := newAuthority(t)
 	return map[string]string{
-		"DATABASE_URL":               database,
-		"KMIP_API_ADDRESS":           "127.0.0.1:0",
-		"KMIP_ADMIN_ADDRESS":         "127.0.0.1:0",
-		"KMIP_IAM_URL":               cloud.iam.URL,
-		"KMIP_KEY_MANAGER_ENDPOINTS": "kms/us-south=" + cloud.keyProtect.URL + ",hs-crypto/us-south=" + cloud.keyProtect.URL,
-		"KMIP_SEALING_KEYS_FILE":     write("sealing", base64.StdEncoding.EncodeToString(key[:])+"\n"),
-		"KMIP_SHARED_ENDPOINTS":      "kmip-1.test:5696,kmip-2.test:5697",
-		"KMIP_CA_FILE":               write("ca.pem", ca.certificate),
-		"KMIP_CA_KEY_FILE":           write("ca-key.pem", ca.key),
-		"KMIP_TLS_CERTIFICATE_FILE":  write("shared.pem", ca.shared),
-		"KMIP_DEDICATED_ENDPOINTS":   "kmip.test:7000-7001",
-		"KMIP_SERVICE_API_KEY_FILE":  write("service", serviceAPIKey+"\n"),
+		"DATABASE_URL":                 database,
+		"KMIP_API_ADDRESS":             "127.0.0.1:0",
+		"KMIP_ADMIN_ADDRESS":           "127.0.0.1:0",
+		"KMIP_IAM_URL":                 cloud.iam.URL,
+		"KMIP_RESOURCE_CONTROLLER_URL": cloud.controller.URL,
+		"KMIP_KEY_MANAGER_ENDPOINTS":   "kms/us-south=" + cloud.keyProtect.URL + ",hs-crypto/us-south=" + cloud.keyProtect.URL,
+		"KMIP_SEALING_KEYS_FILE":       write("sealing", base64.StdEncoding.EncodeToString(key[:])+"\n"),
+		"KMIP_SHARED_ENDPOINTS":        "kmip-1.test:5696,kmip-2.test:5697",
+		"KMIP_CA_FILE":                 write("ca.pem", ca.certificate),
+		"KMIP_CA_KEY_FILE":             write("ca-key.pem", ca.key),
+		"KMIP_TLS_CERTIFICATE_FILE":    write("shared.pem", ca.shared),
+		"KMIP_DEDICATED_ENDPOINTS":     "kmip.test:7000-7001",
+		"KMIP_SERVICE_API_KEY_FILE":    write("service", serviceAPIKey+"\n"),
 	}
 }
 

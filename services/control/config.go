@@ -37,6 +37,9 @@ type Config struct {
 	IAMURL string `env:"KMIP_IAM_URL" envDefault:"https://iam.cloud.ibm.com"`
 	// IAMIssuer is the only accepted issuer of callers' tokens.
 	IAMIssuer string `env:"KMIP_IAM_ISSUER" envDefault:"https://iam.cloud.ibm.com/identity"`
+	// ResourceControllerURL is the base of the resource controller's paths; it
+	// lists customers' key managers to them.
+	ResourceControllerURL string `env:"KMIP_RESOURCE_CONTROLLER_URL" envDefault:"https://resource-controller.cloud.ibm.com"`
 	// KeyManagerEndpoints is the table of keyprotect.ParseEndpoints.
 	KeyManagerEndpoints string `env:"KMIP_KEY_MANAGER_ENDPOINTS"`
 	// SealingKeysFile holds the set of secret.ParseKeyring. It is read again
@@ -116,7 +119,9 @@ func (c Config) check() (parts, error) {
 	if err != nil {
 		problem("KMIP_IAM_URL", "%w; leave it out for IBM Cloud", err)
 	}
-	if p.cloud, err = newIBMCloud(strings.TrimSuffix(c.IAMURL, "/")); err != nil {
+	if err := checkService(c.ResourceControllerURL); err != nil {
+		problem("KMIP_RESOURCE_CONTROLLER_URL", "%w; leave it out for IBM Cloud", err)
+	} else if p.cloud, err = newIBMCloud(strings.TrimSuffix(c.IAMURL, "/"), strings.TrimSuffix(c.ResourceControllerURL, "/")); err != nil {
 		problem("KMIP_IAM_URL", "%w; leave it out for IBM Cloud", err)
 	}
 	addresses, err := keyprotect.ParseEndpoints(c.KeyManagerEndpoints)
@@ -137,7 +142,7 @@ func (c Config) check() (parts, error) {
 		}
 	}
 	p.manager = keyManagers{
-		ring: c.keyring, authorized: service != nil, served: addresses.Serves,
+		address: addresses.URL, ring: c.keyring, authorized: service != nil, served: addresses.Serves,
 		open: func(ring *secret.Keyring, t *tenant.Tenant) (engine.KeyManager, error) {
 			factory := &keyprotect.Factory{
 				Endpoints: addresses, Keyring: ring, Service: service,
@@ -182,6 +187,20 @@ func (c Config) check() (parts, error) {
 		}
 	}
 	return p, errors.Join(problems...)
+}
+
+// checkService checks the address of one of IBM Cloud's services, to which
+// callers' tokens go: https, or http on this machine.
+func checkService(address string) error {
+	u, err := url.Parse(strings.TrimSuffix(address, "/"))
+	if err != nil || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
+		return fmt.Errorf("%q: want https://<host>", address)
+	}
+	ip := net.ParseIP(u.Hostname())
+	if u.Scheme != "https" && (u.Scheme != "http" || u.Hostname() != "localhost" && !ip.IsLoopback()) {
+		return fmt.Errorf("%q: want https; http is for this machine alone", address)
+	}
+	return nil
 }
 
 // keyring reads the operator's sealing keys as they are now.

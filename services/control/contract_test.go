@@ -248,20 +248,21 @@ func TestConfigNamesEveryProblem(t *testing.T) {
 	stranger := authority{key: write("key", other.key), shared: write("shared", other.shared)}
 	good := settings(t, newIBMCloud(t), pgtest.URL(t, pgtest.Database(t), "kmip_control"))
 	for variable, values := range map[string][]string{
-		"DATABASE_URL":               {"host=x", "mysql://x"},
-		"KMIP_REGION":                {"Dallas", "us-south/x"},
-		"KMIP_API_ADDRESS":           {"8080", "127.0.0.1:x"},
-		"KMIP_ADMIN_ADDRESS":         {"nowhere"},
-		"KMIP_IAM_URL":               {"iam.cloud.ibm.com", "http://iam.cloud.ibm.com"},
-		"KMIP_KEY_MANAGER_ENDPOINTS": {"kms", "kms/us-south=ftp://x"},
-		"KMIP_SEALING_KEYS_FILE":     {"/nonexistent/file", bad},
-		"KMIP_SHARED_ENDPOINTS":      {"name", "name:0", "Name:1", "name:70000", "a:1,,b:2", "[::1]:1"},
-		"KMIP_CA_FILE":               {"/nonexistent/file", bad},
-		"KMIP_CA_KEY_FILE":           {"", "/nonexistent/file", bad, stranger.key},
-		"KMIP_TLS_CERTIFICATE_FILE":  {"", bad, stranger.shared},
-		"KMIP_DEDICATED_ENDPOINTS":   {"kmip.test", "kmip.test:7000", "kmip.test:7001-7000", "Kmip.test:1-2", "kmip.test:0-5", ":1-2", "kmip.test:5697-5700"},
-		"KMIP_SERVICE_API_KEY_FILE":  {"/nonexistent/file"},
-		"KMIP_PUBLIC_URL":            {"kmip.test", "ftp://kmip.test", "https://kmip.test/api", "https://user@kmip.test"},
+		"DATABASE_URL":                 {"host=x", "mysql://x"},
+		"KMIP_REGION":                  {"Dallas", "us-south/x"},
+		"KMIP_API_ADDRESS":             {"8080", "127.0.0.1:x"},
+		"KMIP_ADMIN_ADDRESS":           {"nowhere"},
+		"KMIP_IAM_URL":                 {"iam.cloud.ibm.com", "http://iam.cloud.ibm.com"},
+		"KMIP_RESOURCE_CONTROLLER_URL": {"resource-controller.cloud.ibm.com", "http://resource-controller.cloud.ibm.com", "https://x/v2"},
+		"KMIP_KEY_MANAGER_ENDPOINTS":   {"kms", "kms/us-south=ftp://x"},
+		"KMIP_SEALING_KEYS_FILE":       {"/nonexistent/file", bad},
+		"KMIP_SHARED_ENDPOINTS":        {"name", "name:0", "Name:1", "name:70000", "a:1,,b:2", "[::1]:1"},
+		"KMIP_CA_FILE":                 {"/nonexistent/file", bad},
+		"KMIP_CA_KEY_FILE":             {"", "/nonexistent/file", bad, stranger.key},
+		"KMIP_TLS_CERTIFICATE_FILE":    {"", bad, stranger.shared},
+		"KMIP_DEDICATED_ENDPOINTS":     {"kmip.test", "kmip.test:7000", "kmip.test:7001-7000", "Kmip.test:1-2", "kmip.test:0-5", ":1-2", "kmip.test:5697-5700"},
+		"KMIP_SERVICE_API_KEY_FILE":    {"/nonexistent/file"},
+		"KMIP_PUBLIC_URL":              {"kmip.test", "ftp://kmip.test", "https://kmip.test/api", "https://user@kmip.test"},
 	} {
 		for _, value := range values {
 			environment := map[string]string{}

@@ -58,7 +58,7 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 	h := &handlers{
 		instances: instances, region: config.Region, public: p.public, endpoints: p.endpoints, authority: p.authority,
 		dedicated: p.dedicated,
-		manager:   p.manager, now: time.Now,
+		manager:   p.manager, cloud: p.cloud, now: time.Now,
 		roles: &roles{policies: p.cloud.listPolicies, region: config.Region, now: time.Now},
 	}
 	c.api = newAPI(h, observe(log, newRequestSeconds(reg)),

@@ -36,8 +36,8 @@ const (
 // ibmCloud plays IAM and Key Protect, as far as the control plane uses them,
 // from IBM's public pages.
 type ibmCloud struct {
-	iam, keyProtect *httptest.Server
-	signer          *rsa.PrivateKey
+	iam, controller, keyProtect *httptest.Server
+	signer                      *rsa.PrivateKey
 
 	mu    sync.Mutex
 	keys  map[string]map[string]any // of Key Protect, by id
@@ -47,8 +47,10 @@ type ibmCloud struct {
 	// authorized are CRNs of KMIP instances that have a service authorization.
 	authorized map[string]bool
 
-	policies []policy // of IAM, active
-	reads    int      // of policies that name a caller
+	policies  []policy         // of IAM, active
+	resources []map[string]any // of the resource controller
+	writer    bool             // the service ID may not delete keys
+	reads     int              // of policies that name a caller
 }
 
 func newIBMCloud(t *testing.T) *ibmCloud {
@@ -56,6 +58,8 @@ func newIBMCloud(t *testing.T) *ibmCloud {
 	c := &ibmCloud{signer: rsaKey(t, 2048), keys: map[string]map[string]any{}, authorized: map[string]bool{}}
 	c.iam = httptest.NewServer(http.HandlerFunc(c.serveIAM))
 	c.keyProtect = httptest.NewServer(http.HandlerFunc(c.serveKeyProtect))
+	c.controller = httptest.NewServer(http.HandlerFunc(c.serveController))
+	t.Cleanup(c.controller.Close)
 	t.Cleanup(c.iam.Close)
 	t.Cleanup(c.keyProtect.Close)
 	return c
@@ -91,6 +95,13 @@ func (c *ibmCloud) setFault(h http.HandlerFunc) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.fault = h
+}
+
+// setWriter takes the right to delete keys from the service ID, or gives it back.
+func (c *ibmCloud) setWriter(writer bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writer = writer
 }
 
 // stopIAM makes every call to IAM fail.
@@ -148,7 +159,7 @@ func (c *ibmCloud) serveIAM(w http.ResponseWriter, r *http.Request) {
 			"kty": "RSA", "alg": "RS256", "kid": "202611010000",
 			"n": b64(c.signer.N.Bytes()), "e": b64(big.NewInt(int64(c.signer.E)).Bytes()),
 		}}})
-	case "GET /v1/policies":
+	case "GET /v1/policies", "POST /v1/policies":
 		c.servePolicies(w, r)
 	case "POST /identity/token":
 		token := map[string]string{canaryAPIKey: kmsToken, serviceAPIKey: serviceToken}[r.PostFormValue("apikey")]
@@ -202,7 +213,7 @@ func (c *ibmCloud) serveKeyProtect(w http.ResponseWriter, r *http.Request) {
 	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 	crn, _ := strings.CutPrefix(token, instanceToken)
 	c.mu.Lock()
-	allowed := token == kmsToken || c.authorized[crn]
+	allowed := token == kmsToken && (!c.writer || r.Method != http.MethodDelete) || c.authorized[crn] || c.may(token, "kms", "Reader", "Manager") && r.Method == http.MethodGet
 	c.mu.Unlock()
 	if !allowed || r.Header.Get("Bluemix-Instance") != kmsInstance {
 		kmsError(w, http.StatusUnauthorized, "")
@@ -226,7 +237,10 @@ func (c *ibmCloud) serveKeyProtect(w http.ResponseWriter, r *http.Request) {
 		c.keys[fmt.Sprint(k["id"])] = k
 		answer(w, http.StatusCreated, envelope("key", k))
 	case route == "GET":
-		var all []any
+		all := []any{map[string]any{"id": rootKey, "name": "root", "state": 1, "extractable": false, "keyRingID": "default"}}
+		if strings.Contains(r.URL.Query().Get("filter"), "creationDate") {
+			all = nil
+		}
 		for _, k := range c.keys {
 			listed := maps.Clone(k)
 			delete(listed, "payload")

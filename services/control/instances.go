@@ -28,6 +28,7 @@ type handlers struct {
 	authority *x509.Certificate
 	dedicated *dedicated // nil: no instance has its own
 	manager   keyManagers
+	cloud     *ibmCloud
 	roles     *roles
 	now       func() time.Time
 }

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"regexp"
 
 	"github.com/kmip-for-vmware/kmip/api"
@@ -31,6 +32,7 @@ const maxCRN = 512
 
 // keyManagers is what the control plane needs to try a customer's settings.
 type keyManagers struct {
+	address    func(crn.CRN) (string, error)   // of a key manager instance, by the operator's table
 	ring       func() (*secret.Keyring, error) // the operator's set as it is now
 	authorized bool                            // service authorizations serve in place of API keys
 	served     func(service, region string) bool
@@ -59,7 +61,8 @@ func (h *handlers) ReplaceInstanceKeyManager(ctx context.Context, request server
 			return nil, err
 		}
 	}
-	if err := h.check(ctx, ring, instance, settings); err != nil {
+	destroy, err := h.check(ctx, ring, instance, settings)
+	if err != nil {
 		return nil, err
 	}
 	var own *pg.Dedicated
@@ -71,31 +74,41 @@ func (h *handlers) ReplaceInstanceKeyManager(ctx context.Context, request server
 	if _, err := h.instances.SetKeyManager(ctx, instance.Account, instance.ID, settings, own); err != nil {
 		return nil, orNoInstance(err)
 	}
-	return server.ReplaceInstanceKeyManager200JSONResponse(keyManagerModel(settings)), nil
+	model := keyManagerModel(settings)
+	permitted := destroy == nil
+	if model.DestroyPermitted = &permitted; !permitted {
+		missing := fault.Public(destroy)
+		model.Message = &missing
+	}
+	return server.ReplaceInstanceKeyManager200JSONResponse(model), nil
 }
 
 // check lets the key manager carry out every needed action once. A refusal is
 // the fault of the settings, so it becomes Invalid with the key manager's
-// sentence; that no answer came stays Unavailable.
-func (h *handlers) check(ctx context.Context, ring *secret.Keyring, instance pg.Instance, settings tenant.KeyManager) error {
+// sentence; that no answer came stays Unavailable. Who may do all but delete is
+// accepted, as IBM's manual once asked for no more: then destroy says what that
+// means.
+func (h *handlers) check(ctx context.Context, ring *secret.Keyring, instance pg.Instance, settings tenant.KeyManager) (destroy, err error) {
 	manager, err := h.manager.open(ring, &tenant.Tenant{
 		ID: instance.ID, Account: instance.Account, Name: instance.Name, Shared: instance.Shared, KeyManager: &settings,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	limited, cancel := context.WithTimeout(ctx, checkDeadline)
 	defer cancel()
 	err = manager.Check(limited)
 	switch kind := fault.KindOf(err); {
 	case err == nil:
-		return nil
+		return nil, nil
+	case errors.Is(err, engine.ErrDestroyDenied):
+		return err, nil
 	case errors.Is(limited.Err(), context.DeadlineExceeded):
-		return fault.Wrap(fault.Unavailable, "The key manager did not answer in time. Nothing was changed; try again.", err)
+		return nil, fault.Wrap(fault.Unavailable, "The key manager did not answer in time. Nothing was changed; try again.", err)
 	case kind == fault.Unavailable, kind == fault.Throttled, kind == fault.Internal:
-		return fault.Wrap(kind, fault.Public(err), err)
+		return nil, fault.Wrap(kind, fault.Public(err), err)
 	}
-	return fault.Wrap(fault.Invalid, "The key manager refused these settings; nothing was changed. "+fault.Public(err), err)
+	return nil, fault.Wrap(fault.Invalid, "The key manager refused these settings; nothing was changed. "+fault.Public(err), err)
 }
 
 func keyManagerModel(m tenant.KeyManager) api.KeyManager {
@@ -127,13 +140,13 @@ func (h *handlers) keyManagerSettings(body api.KeyManagerPrototype, instance pg.
 	if err := checkInstanceCRN(body, instance); err != nil {
 		wrong = append(wrong, err)
 	}
-	ring := "default"
+	ring := defaultRing
 	if body.KeyRing != nil {
 		ring = *body.KeyRing
 	}
 	if !keyRingForm.MatchString(ring) {
 		refuse("key_ring", fault.Invalid, "Field `key_ring` has to be a key ring's id: 2 to 100 letters, digits and hyphens. Leave it out for the ring `default`.")
-	} else if body.Type == api.KeyManagerTypeHpcs && ring != "default" {
+	} else if body.Type == api.KeyManagerTypeHpcs && ring != defaultRing {
 		refuse("key_ring", fault.Invalid, "Field `key_ring` has to be `default` with Hyper Protect Crypto Services. Choose a root key in that ring.")
 	}
 	switch {
@@ -158,36 +171,45 @@ func (h *handlers) keyManagerSettings(body api.KeyManagerPrototype, instance pg.
 	}, nil
 }
 
-// checkInstanceCRN holds the CRN to the type, account and region of the
-// request's instance.
+// checkInstanceCRN holds the CRN to the type of the request and to its instance.
 func checkInstanceCRN(body api.KeyManagerPrototype, instance pg.Instance) error {
-	refuse := func(kind fault.Kind, format string, args ...any) error {
-		return inField("instance_crn", kind, "Field `instance_crn` "+format, args...)
-	}
-	const remedy = " Copy the CRN from the key manager instance's details."
+	const field = "instance_crn"
 	if body.InstanceCRN == "" {
-		return refuse(fault.Missing, "is missing."+remedy)
+		return inField(field, fault.Missing, "Field `instance_crn` is missing."+copyCRN)
 	}
-	name, err := crn.Parse(body.InstanceCRN)
-	switch {
-	case len(body.InstanceCRN) > maxCRN:
-		return refuse(fault.Invalid, "is longer than %d characters."+remedy, maxCRN)
-	case err != nil:
-		return refuse(fault.Invalid, "is not a CRN."+remedy)
-	case name.ResourceType != "" || name.Resource != "":
-		return refuse(fault.Invalid, "names a part of an instance; it has to name the instance itself, ending in `::`."+remedy)
-	case !identifier.MatchString(name.Instance):
-		return refuse(fault.Invalid, "has no instance id: its eighth segment has to be a UUID in lower case."+remedy)
-	case name.Service != kmsServices[api.KeyManagerTypeKeyProtect] && name.Service != kmsServices[api.KeyManagerTypeHpcs]:
-		return refuse(fault.Invalid, "is of service `%s`; it has to be of `kms` (Key Protect) or `hs-crypto` (Hyper Protect Crypto Services).", shorten(name.Service))
-	case body.Type.Valid() && name.Service != kmsServices[body.Type]:
-		return refuse(fault.Invalid, "is of service `%s`, but `type` is %s. Change one of the two.", name.Service, body.Type)
-	case name.Account() != instance.Account:
-		return refuse(fault.Invalid, "is of another account. The key manager instance has to belong to the account of the KMIP instance.")
-	case name.Location != instance.Region:
-		return refuse(fault.Invalid, "is in region `%s`, but this KMIP instance is in `%s`. Use a key manager instance in `%s`.", shorten(name.Location), instance.Region, instance.Region)
-	case name.String() != body.InstanceCRN || name.Name != "bluemix" || name.Type != "public":
-		return refuse(fault.Invalid, "has to begin with crn:v1:bluemix:public."+remedy)
+	name, wrong := keyManagerCRN(body.InstanceCRN, instance)
+	if wrong == "" && body.Type.Valid() && name.Service != kmsServices[body.Type] {
+		wrong = fmt.Sprintf("is of service `%s`, but `type` is %s. Change one of the two.", name.Service, body.Type)
+	}
+	if wrong != "" {
+		return inField(field, fault.Invalid, "Field `%s` %s", field, wrong)
 	}
 	return nil
+}
+
+const copyCRN = " Copy the CRN from the key manager instance's details."
+
+// keyManagerCRN reads the CRN of a key manager that an instance may be
+// connected to. If it is none, wrong says why, as what a sentence says of it.
+func keyManagerCRN(text string, instance pg.Instance) (name crn.CRN, wrong string) {
+	name, err := crn.Parse(text)
+	switch {
+	case len(text) > maxCRN:
+		wrong = fmt.Sprintf("is longer than %d characters."+copyCRN, maxCRN)
+	case err != nil:
+		wrong = "is not a CRN." + copyCRN
+	case name.ResourceType != "" || name.Resource != "":
+		wrong = "names a part of an instance; it has to name the instance itself, ending in `::`." + copyCRN
+	case !identifier.MatchString(name.Instance):
+		wrong = "has no instance id: its eighth segment has to be a UUID in lower case." + copyCRN
+	case name.Service != kmsServices[api.KeyManagerTypeKeyProtect] && name.Service != kmsServices[api.KeyManagerTypeHpcs]:
+		wrong = fmt.Sprintf("is of service `%s`; it has to be of `kms` (Key Protect) or `hs-crypto` (Hyper Protect Crypto Services).", shorten(name.Service))
+	case name.Account() != instance.Account:
+		wrong = "is of another account. The key manager instance has to belong to the account of the KMIP instance."
+	case name.Location != instance.Region:
+		wrong = fmt.Sprintf("is in region `%s`, but this KMIP instance is in `%s`. Use a key manager instance in `%s`.", shorten(name.Location), instance.Region, instance.Region)
+	case name.String() != text || name.Name != "bluemix" || name.Type != "public" && name.Type != "dedicated":
+		wrong = "has to begin with crn:v1:bluemix:public." + copyCRN
+	}
+	return name, wrong
 }

@@ -32,7 +32,10 @@ func TestConnectKeyManager(t *testing.T) {
 	path := c.instance(t, "a")
 	want := api.KeyManager{Type: api.KeyManagerTypeKeyProtect, InstanceCRN: kmsCRN(account), KeyRing: "default", RootKeyID: rootKey, Credential: api.KeyManagerCredentialAPIKey}
 	got := read[api.KeyManager](t, c.call(t, "PUT", path+"/key_manager", keyManagerBody(map[string]any{"key_ring": nil})), http.StatusOK)
-	if got != want {
+	if got.DestroyPermitted == nil || !*got.DestroyPermitted || got.Message != nil {
+		t.Errorf("got %+v", got)
+	}
+	if got.DestroyPermitted = nil; got != want {
 		t.Errorf("got %+v", got)
 	}
 	instance := read[api.Instance](t, c.call(t, "GET", path, ""), http.StatusOK)
@@ -212,4 +215,59 @@ func (c *cell) dump(t *testing.T) string {
 		all.WriteString(strings.Join(lines, "\n") + "\n")
 	}
 	return all.String()
+}
+
+// A service ID that is Writer, as IBM's manual once asked for, can make and read
+// keys: the instance is connected, and the answer says what is missing.
+func TestWriterIsAcceptedWithAWarning(t *testing.T) {
+	c := start(t)
+	path := c.instance(t, "a")
+	c.cloud.setWriter(true)
+	for range 2 {
+		got := read[api.KeyManager](t, c.call(t, "PUT", path+"/key_manager", keyManagerBody(nil)), http.StatusOK)
+		if got.DestroyPermitted == nil || *got.DestroyPermitted || got.Message == nil ||
+			!strings.Contains(*got.Message, "Destroy can't remove them") || !strings.Contains(*got.Message, "service role Manager") {
+			t.Fatalf("got %+v", got)
+		}
+		if left := c.cloud.left(); len(left) != 1 {
+			t.Errorf("left %v, want one probe", left)
+		}
+	}
+	if instance := read[api.Instance](t, c.call(t, "GET", path, ""), http.StatusOK); instance.Status != api.InstanceStatusInstalled {
+		t.Errorf("instance %+v", instance)
+	}
+	c.cloud.setWriter(false)
+	got := read[api.KeyManager](t, c.call(t, "PUT", path+"/key_manager", keyManagerBody(nil)), http.StatusOK)
+	if got.DestroyPermitted == nil || !*got.DestroyPermitted || got.Message != nil {
+		t.Errorf("as Manager: %+v", got)
+	}
+}
+
+// Nobody is at the key manager's address: the message names what to enable.
+func TestKeyManagerIsNotReached(t *testing.T) {
+	c := start(t)
+	path := c.instance(t, "a")
+	c.cloud.keyProtect.Close()
+	refusal(t, c.call(t, "PUT", path+"/key_manager", keyManagerBody(nil)), http.StatusServiceUnavailable, api.ErrorCodeServiceUnavailable,
+		"", "Enable service endpoints in the account and the private endpoint of the key manager instance")
+	c.isInactive(t, path)
+}
+
+// The operator's table gives one Key Protect Dedicated instance an address of
+// its own.
+func TestKeyProtectDedicated(t *testing.T) {
+	elsewhere := newIBMCloud(t)
+	crn := strings.Replace(kmsCRN(account), ":public:", ":dedicated:", 1)
+	c := start(t, func(environment map[string]string) {
+		environment["KMIP_KEY_MANAGER_ENDPOINTS"] += "," + crn + "=" + elsewhere.keyProtect.URL
+	})
+	c.cloud.addResource(crn, "dedicated", "active")
+	list := read[api.AvailableKeyManagerCollection](t, c.call(t, "GET", "/v1/key_managers", ""), http.StatusOK)
+	if len(list.KeyManagers) != 1 || list.KeyManagers[0].Type != api.KeyManagerTypeKeyProtect || !list.KeyManagers[0].Usable {
+		t.Errorf("listed %+v", list)
+	}
+	read[api.KeyManager](t, c.call(t, "PUT", c.instance(t, "a")+"/key_manager", keyManagerBody(map[string]any{"instance_crn": crn})), http.StatusOK)
+	if c.cloud.asked() != 0 || elsewhere.asked() == 0 {
+		t.Errorf("the region's Key Protect was asked %d times, the instance's own %d", c.cloud.asked(), elsewhere.asked())
+	}
 }

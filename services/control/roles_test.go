@@ -32,11 +32,15 @@ var matrix = map[string]struct {
 	"GET /v1/key_estimate":                                           {},
 	"PATCH /v1/instances/{id}":                                       {roles: update, body: "{}", header: []string{"Content-Type", "application/merge-patch+json", "If-Match", "*"}},
 	"POST /v1/instances/{id}/restore":                                {roles: administer},
+	"GET /v1/key_managers":                                           {roles: view},
+	"GET /v1/key_managers/{guid}/root_keys":                          {roles: view},
 	"GET /v1/instances":                                              {roles: view},
 	"POST /v1/instances":                                             {roles: administer, body: "{}"},
 	"GET /v1/instances/{id}":                                         {roles: view},
 	"DELETE /v1/instances/{id}":                                      {roles: administer},
 	"PUT /v1/instances/{id}/key_manager":                             {roles: administer, body: "{}"},
+	"GET /v1/instances/{id}/service_authorization":                   {roles: view},
+	"POST /v1/instances/{id}/service_authorization":                  {roles: administer, body: "{}"},
 	"GET /v1/instances/{id}/endpoints":                               {roles: view},
 	"GET /v1/instances/{id}/refusals":                                {roles: view},
 	"GET /v1/instances/{id}/client_certificates":                     {roles: view},
@@ -70,7 +74,7 @@ func TestAuthorizationMatrix(t *testing.T) {
 			}
 			made := read[api.Instance](t, c.as(t, home, "POST", "/v1/instances", "{}"), http.StatusAccepted)
 			own := "/v1/instances/" + made.ID
-			paths := strings.NewReplacer("/v1/instances/"+id, own, certificate, "00000000-0000-4000-8000-000000000000")
+			paths := strings.NewReplacer("/v1/instances/"+id, own, certificate, "00000000-0000-4000-8000-000000000000", "{guid}", kmsInstance)
 			for _, route := range table {
 				row, known := matrix[route]
 				if !known {

@@ -22,6 +22,7 @@ const (
 	quick          = 10 * time.Second // one database transaction
 	checkDeadline  = 20 * time.Second // the key manager's answer to all of a check
 	checksDeadline = checkDeadline + quick
+	cloudDeadline  = 3 * quick // IBM Cloud's answers to a list, page by page
 	smallBody      = 4 << 10
 	pemBody        = 32 << 10 // the PEM's 16 KiB, escaped, and a name
 	checkCost      = 20
@@ -51,6 +52,10 @@ var routes = map[string]route{
 	"DELETE /v1/instances/{id}":                                      {action: deleteInstances, deadline: quick, conditional: true},
 	"POST /v1/instances/{id}/restore":                                {action: createInstances, deadline: quick},
 	"PUT /v1/instances/{id}/key_manager":                             {action: updateAccount, deadline: checksDeadline, maxBody: smallBody, body: bodyOf[api.KeyManagerPrototype], cost: checkCost},
+	"GET /v1/key_managers":                                           {action: viewInstances, deadline: cloudDeadline, query: []string{"type"}, cost: checkCost},
+	"GET /v1/key_managers/{guid}/root_keys":                          {action: viewInstances, deadline: cloudDeadline, cost: checkCost},
+	"GET /v1/instances/{id}/service_authorization":                   {action: viewInstances, deadline: cloudDeadline, query: []string{"key_manager_crn"}, cost: checkCost},
+	"POST /v1/instances/{id}/service_authorization":                  {action: updateAccount, deadline: cloudDeadline, maxBody: smallBody, body: bodyOf[api.ServiceAuthorizationPrototype], cost: checkCost},
 	"GET /v1/instances/{id}/endpoints":                               {action: viewInstances, deadline: quick},
 	"GET /v1/instances/{id}/refusals":                                {action: viewInstances, deadline: quick},
 	"GET /v1/instances/{id}/client_certificates":                     {action: viewInstances, deadline: quick},

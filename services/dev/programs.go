@@ -114,6 +114,7 @@ func (s *stack) emulatorArgs() []string {
 func (s *stack) controlEnv() []string {
 	return append(s.sharedEnv(controlRole),
 		"KMIP_REGION="+region,
+		"KMIP_RESOURCE_CONTROLLER_URL="+baseURL(s.ports.controller),
 		"KMIP_API_ADDRESS="+address(s.ports.api),
 		"KMIP_ADMIN_ADDRESS="+address(s.ports.apiAdmin),
 		fmt.Sprintf("KMIP_SHARED_ENDPOINTS=%s:%d,%s:%d", sharedNames[0], s.ports.node[0], sharedNames[1], s.ports.node[1]),

@@ -54,9 +54,21 @@ type ServerInterface interface {
 	// RestoreInstance Restore a deleted instance
 	// (POST /v1/instances/{id}/restore)
 	RestoreInstance(w http.ResponseWriter, r *http.Request, id InstanceID)
+	// GetInstanceServiceAuthorization Get the service authorization of an instance
+	// (GET /v1/instances/{id}/service_authorization)
+	GetInstanceServiceAuthorization(w http.ResponseWriter, r *http.Request, id InstanceID, params GetInstanceServiceAuthorizationParams)
+	// CreateInstanceServiceAuthorization Create the service authorization of an instance
+	// (POST /v1/instances/{id}/service_authorization)
+	CreateInstanceServiceAuthorization(w http.ResponseWriter, r *http.Request, id InstanceID)
 	// GetKeyEstimate Estimate the number of keys
 	// (GET /v1/key_estimate)
 	GetKeyEstimate(w http.ResponseWriter, r *http.Request, params GetKeyEstimateParams)
+	// ListKeyManagers List key managers
+	// (GET /v1/key_managers)
+	ListKeyManagers(w http.ResponseWriter, r *http.Request, params ListKeyManagersParams)
+	// ListKeyManagerRootKeys List the root keys of a key manager
+	// (GET /v1/key_managers/{guid}/root_keys)
+	ListKeyManagerRootKeys(w http.ResponseWriter, r *http.Request, guid Identifier)
 	// ListRegions List regions
 	// (GET /v1/regions)
 	ListRegions(w http.ResponseWriter, r *http.Request)
@@ -138,9 +150,33 @@ func (_ Unimplemented) RestoreInstance(w http.ResponseWriter, r *http.Request, i
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// GetInstanceServiceAuthorization Get the service authorization of an instance
+// (GET /v1/instances/{id}/service_authorization)
+func (_ Unimplemented) GetInstanceServiceAuthorization(w http.ResponseWriter, r *http.Request, id InstanceID, params GetInstanceServiceAuthorizationParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// CreateInstanceServiceAuthorization Create the service authorization of an instance
+// (POST /v1/instances/{id}/service_authorization)
+func (_ Unimplemented) CreateInstanceServiceAuthorization(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // GetKeyEstimate Estimate the number of keys
 // (GET /v1/key_estimate)
 func (_ Unimplemented) GetKeyEstimate(w http.ResponseWriter, r *http.Request, params GetKeyEstimateParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListKeyManagers List key managers
+// (GET /v1/key_managers)
+func (_ Unimplemented) ListKeyManagers(w http.ResponseWriter, r *http.Request, params ListKeyManagersParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListKeyManagerRootKeys List the root keys of a key manager
+// (GET /v1/key_managers/{guid}/root_keys)
+func (_ Unimplemented) ListKeyManagerRootKeys(w http.ResponseWriter, r *http.Request, guid Identifier) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -617,6 +653,74 @@ func (siw *ServerInterfaceWrapper) RestoreInstance(w http.ResponseWriter, r *htt
 	handler.ServeHTTP(w, r)
 }
 
+// GetInstanceServiceAuthorization operation middleware
+func (siw *ServerInterfaceWrapper) GetInstanceServiceAuthorization(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetInstanceServiceAuthorizationParams
+
+	// ------------- Optional query parameter "key_manager_crn" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "key_manager_crn", r.URL.Query(), &params.KeyManagerCRN, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "key_manager_crn"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "key_manager_crn", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetInstanceServiceAuthorization(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// CreateInstanceServiceAuthorization operation middleware
+func (siw *ServerInterfaceWrapper) CreateInstanceServiceAuthorization(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.CreateInstanceServiceAuthorization(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // GetKeyEstimate operation middleware
 func (siw *ServerInterfaceWrapper) GetKeyEstimate(w http.ResponseWriter, r *http.Request) {
 
@@ -667,6 +771,65 @@ func (siw *ServerInterfaceWrapper) GetKeyEstimate(w http.ResponseWriter, r *http
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetKeyEstimate(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListKeyManagers operation middleware
+func (siw *ServerInterfaceWrapper) ListKeyManagers(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListKeyManagersParams
+
+	// ------------- Optional query parameter "type" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "type", r.URL.Query(), &params.Type, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "type"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "type", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListKeyManagers(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListKeyManagerRootKeys operation middleware
+func (siw *ServerInterfaceWrapper) ListKeyManagerRootKeys(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "guid" -------------
+	var guid Identifier
+
+	err = runtime.BindStyledParameterWithOptions("simple", "guid", chi.URLParam(r, "guid"), &guid, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "guid", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListKeyManagerRootKeys(w, r, guid)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -828,7 +991,19 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Post(options.BaseURL+"/v1/instances/{id}/restore", wrapper.RestoreInstance)
 	})
 	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/key_managers", wrapper.ListKeyManagers)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/key_managers/{guid}/root_keys", wrapper.ListKeyManagerRootKeys)
+	})
+	r.Group(func(r chi.Router) {
 		r.Put(options.BaseURL+"/v1/instances/{id}/key_manager", wrapper.ReplaceInstanceKeyManager)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/instances/{id}/service_authorization", wrapper.GetInstanceServiceAuthorization)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/instances/{id}/service_authorization", wrapper.CreateInstanceServiceAuthorization)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/instances/{id}/endpoints", wrapper.ListInstanceEndpoints)
@@ -2583,6 +2758,318 @@ func (response RestoreInstance503JSONResponse) VisitRestoreInstanceResponse(w ht
 	return err
 }
 
+type GetInstanceServiceAuthorizationRequestObject struct {
+	ID     InstanceID `json:"id"`
+	Params GetInstanceServiceAuthorizationParams
+}
+
+type GetInstanceServiceAuthorizationResponseObject interface {
+	VisitGetInstanceServiceAuthorizationResponse(w http.ResponseWriter) error
+}
+
+type GetInstanceServiceAuthorization200JSONResponse ServiceAuthorization
+
+func (response GetInstanceServiceAuthorization200JSONResponse) VisitGetInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceServiceAuthorization400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response GetInstanceServiceAuthorization400JSONResponse) VisitGetInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceServiceAuthorization401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response GetInstanceServiceAuthorization401JSONResponse) VisitGetInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceServiceAuthorization403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response GetInstanceServiceAuthorization403JSONResponse) VisitGetInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceServiceAuthorization404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response GetInstanceServiceAuthorization404JSONResponse) VisitGetInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceServiceAuthorization409JSONResponse struct{ ConflictJSONResponse }
+
+func (response GetInstanceServiceAuthorization409JSONResponse) VisitGetInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceServiceAuthorization429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response GetInstanceServiceAuthorization429JSONResponse) VisitGetInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceServiceAuthorization500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response GetInstanceServiceAuthorization500JSONResponse) VisitGetInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceServiceAuthorization503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response GetInstanceServiceAuthorization503JSONResponse) VisitGetInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstanceServiceAuthorizationRequestObject struct {
+	ID   InstanceID `json:"id"`
+	Body *CreateInstanceServiceAuthorizationJSONRequestBody
+}
+
+type CreateInstanceServiceAuthorizationResponseObject interface {
+	VisitCreateInstanceServiceAuthorizationResponse(w http.ResponseWriter) error
+}
+
+type CreateInstanceServiceAuthorization201ResponseHeaders struct {
+	Location Location
+}
+
+type CreateInstanceServiceAuthorization201JSONResponse struct {
+	Body    ServiceAuthorization
+	Headers CreateInstanceServiceAuthorization201ResponseHeaders
+}
+
+func (response CreateInstanceServiceAuthorization201JSONResponse) VisitCreateInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstanceServiceAuthorization400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response CreateInstanceServiceAuthorization400JSONResponse) VisitCreateInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstanceServiceAuthorization401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response CreateInstanceServiceAuthorization401JSONResponse) VisitCreateInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstanceServiceAuthorization403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response CreateInstanceServiceAuthorization403JSONResponse) VisitCreateInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstanceServiceAuthorization404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response CreateInstanceServiceAuthorization404JSONResponse) VisitCreateInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstanceServiceAuthorization409JSONResponse struct{ ConflictJSONResponse }
+
+func (response CreateInstanceServiceAuthorization409JSONResponse) VisitCreateInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstanceServiceAuthorization413JSONResponse struct{ TooLargeJSONResponse }
+
+func (response CreateInstanceServiceAuthorization413JSONResponse) VisitCreateInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstanceServiceAuthorization415JSONResponse struct {
+	UnsupportedMediaTypeJSONResponse
+}
+
+func (response CreateInstanceServiceAuthorization415JSONResponse) VisitCreateInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstanceServiceAuthorization429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response CreateInstanceServiceAuthorization429JSONResponse) VisitCreateInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstanceServiceAuthorization500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response CreateInstanceServiceAuthorization500JSONResponse) VisitCreateInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateInstanceServiceAuthorization503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response CreateInstanceServiceAuthorization503JSONResponse) VisitCreateInstanceServiceAuthorizationResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetKeyEstimateRequestObject struct {
 	Params GetKeyEstimateParams
 }
@@ -2666,6 +3153,236 @@ func (response GetKeyEstimate500JSONResponse) VisitGetKeyEstimateResponse(w http
 type GetKeyEstimate503JSONResponse struct{ UnavailableJSONResponse }
 
 func (response GetKeyEstimate503JSONResponse) VisitGetKeyEstimateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagersRequestObject struct {
+	Params ListKeyManagersParams
+}
+
+type ListKeyManagersResponseObject interface {
+	VisitListKeyManagersResponse(w http.ResponseWriter) error
+}
+
+type ListKeyManagers200JSONResponse AvailableKeyManagerCollection
+
+func (response ListKeyManagers200JSONResponse) VisitListKeyManagersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagers400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response ListKeyManagers400JSONResponse) VisitListKeyManagersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagers401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response ListKeyManagers401JSONResponse) VisitListKeyManagersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagers403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response ListKeyManagers403JSONResponse) VisitListKeyManagersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagers429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response ListKeyManagers429JSONResponse) VisitListKeyManagersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagers500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response ListKeyManagers500JSONResponse) VisitListKeyManagersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagers503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response ListKeyManagers503JSONResponse) VisitListKeyManagersResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagerRootKeysRequestObject struct {
+	GUID Identifier `json:"guid"`
+}
+
+type ListKeyManagerRootKeysResponseObject interface {
+	VisitListKeyManagerRootKeysResponse(w http.ResponseWriter) error
+}
+
+type ListKeyManagerRootKeys200JSONResponse RootKeyCollection
+
+func (response ListKeyManagerRootKeys200JSONResponse) VisitListKeyManagerRootKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagerRootKeys400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response ListKeyManagerRootKeys400JSONResponse) VisitListKeyManagerRootKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagerRootKeys401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response ListKeyManagerRootKeys401JSONResponse) VisitListKeyManagerRootKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagerRootKeys403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response ListKeyManagerRootKeys403JSONResponse) VisitListKeyManagerRootKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagerRootKeys404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response ListKeyManagerRootKeys404JSONResponse) VisitListKeyManagerRootKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagerRootKeys429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response ListKeyManagerRootKeys429JSONResponse) VisitListKeyManagerRootKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagerRootKeys500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response ListKeyManagerRootKeys500JSONResponse) VisitListKeyManagerRootKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyManagerRootKeys503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response ListKeyManagerRootKeys503JSONResponse) VisitListKeyManagerRootKeysResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -2808,9 +3525,21 @@ type StrictServerInterface interface {
 	// RestoreInstance Restore a deleted instance
 	// (POST /v1/instances/{id}/restore)
 	RestoreInstance(ctx context.Context, request RestoreInstanceRequestObject) (RestoreInstanceResponseObject, error)
+	// GetInstanceServiceAuthorization Get the service authorization of an instance
+	// (GET /v1/instances/{id}/service_authorization)
+	GetInstanceServiceAuthorization(ctx context.Context, request GetInstanceServiceAuthorizationRequestObject) (GetInstanceServiceAuthorizationResponseObject, error)
+	// CreateInstanceServiceAuthorization Create the service authorization of an instance
+	// (POST /v1/instances/{id}/service_authorization)
+	CreateInstanceServiceAuthorization(ctx context.Context, request CreateInstanceServiceAuthorizationRequestObject) (CreateInstanceServiceAuthorizationResponseObject, error)
 	// GetKeyEstimate Estimate the number of keys
 	// (GET /v1/key_estimate)
 	GetKeyEstimate(ctx context.Context, request GetKeyEstimateRequestObject) (GetKeyEstimateResponseObject, error)
+	// ListKeyManagers List key managers
+	// (GET /v1/key_managers)
+	ListKeyManagers(ctx context.Context, request ListKeyManagersRequestObject) (ListKeyManagersResponseObject, error)
+	// ListKeyManagerRootKeys List the root keys of a key manager
+	// (GET /v1/key_managers/{guid}/root_keys)
+	ListKeyManagerRootKeys(ctx context.Context, request ListKeyManagerRootKeysRequestObject) (ListKeyManagerRootKeysResponseObject, error)
 	// ListRegions List regions
 	// (GET /v1/regions)
 	ListRegions(ctx context.Context, request ListRegionsRequestObject) (ListRegionsResponseObject, error)
@@ -3199,6 +3928,66 @@ func (sh *strictHandler) RestoreInstance(w http.ResponseWriter, r *http.Request,
 	}
 }
 
+// GetInstanceServiceAuthorization operation middleware
+func (sh *strictHandler) GetInstanceServiceAuthorization(w http.ResponseWriter, r *http.Request, id InstanceID, params GetInstanceServiceAuthorizationParams) {
+	var request GetInstanceServiceAuthorizationRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetInstanceServiceAuthorization(ctx, request.(GetInstanceServiceAuthorizationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetInstanceServiceAuthorization")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetInstanceServiceAuthorizationResponseObject); ok {
+		if err := validResponse.VisitGetInstanceServiceAuthorizationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// CreateInstanceServiceAuthorization operation middleware
+func (sh *strictHandler) CreateInstanceServiceAuthorization(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	var request CreateInstanceServiceAuthorizationRequestObject
+
+	request.ID = id
+
+	var body CreateInstanceServiceAuthorizationJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateInstanceServiceAuthorization(ctx, request.(CreateInstanceServiceAuthorizationRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateInstanceServiceAuthorization")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(CreateInstanceServiceAuthorizationResponseObject); ok {
+		if err := validResponse.VisitCreateInstanceServiceAuthorizationResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // GetKeyEstimate operation middleware
 func (sh *strictHandler) GetKeyEstimate(w http.ResponseWriter, r *http.Request, params GetKeyEstimateParams) {
 	var request GetKeyEstimateRequestObject
@@ -3218,6 +4007,58 @@ func (sh *strictHandler) GetKeyEstimate(w http.ResponseWriter, r *http.Request, 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(GetKeyEstimateResponseObject); ok {
 		if err := validResponse.VisitGetKeyEstimateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListKeyManagers operation middleware
+func (sh *strictHandler) ListKeyManagers(w http.ResponseWriter, r *http.Request, params ListKeyManagersParams) {
+	var request ListKeyManagersRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListKeyManagers(ctx, request.(ListKeyManagersRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListKeyManagers")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListKeyManagersResponseObject); ok {
+		if err := validResponse.VisitListKeyManagersResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListKeyManagerRootKeys operation middleware
+func (sh *strictHandler) ListKeyManagerRootKeys(w http.ResponseWriter, r *http.Request, guid Identifier) {
+	var request ListKeyManagerRootKeysRequestObject
+
+	request.GUID = guid
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListKeyManagerRootKeys(ctx, request.(ListKeyManagerRootKeysRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListKeyManagerRootKeys")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListKeyManagerRootKeysResponseObject); ok {
+		if err := validResponse.VisitListKeyManagerRootKeysResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
