@@ -236,6 +236,14 @@ func TestConnectingKeyProtect(t *testing.T) {
 	if first.DestroyPermitted == nil || *first.DestroyPermitted || !strings.Contains(first.Message, "service role Manager") {
 		t.Errorf("as Writer: %+v", first)
 	}
+	// A key ring that the root key is not in is a mistake that is named.
+	ring := settings["key_ring"]
+	settings["key_ring"] = "elsewhere"
+	if a := i.api(t, http.MethodPut, "/v1/instances/"+i.id+"/key_manager", settings); a.status != http.StatusBadRequest ||
+		!strings.Contains(string(a.body), "not in the key ring `elsewhere`") {
+		t.Errorf("another key ring: status %d, %s", a.status, a.body)
+	}
+	settings["key_ring"] = ring
 	// With Manager in place of Writer, as IBM's later pages have it, it can.
 	grant("serviceRole:Manager")
 	i.must(t, http.StatusOK, http.MethodPut, "/v1/instances/"+i.id+"/key_manager", settings, &second)

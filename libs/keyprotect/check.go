@@ -30,6 +30,9 @@ func (c *Client) Check(ctx context.Context) (err error) {
 	if err != nil {
 		return c.explain(err)
 	}
+	if err := c.rootKeyInRing(ctx); err != nil {
+		return c.explain(err)
+	}
 	stored, ref, err := c.keptProbe(ctx)
 	if err != nil {
 		return c.explain(err)
@@ -84,6 +87,18 @@ func (c *Client) Check(ctx context.Context) (err error) {
 		return c.explain(err)
 	}
 	return nil
+}
+
+// rootKeyInRing holds the root key to the key ring of the settings. Calls find
+// it elsewhere, too, as it may be moved later; chosen so it is a mistake, and
+// with HPCS it has to be in the default one.
+func (c *Client) rootKeyInRing(ctx context.Context) error {
+	found := false
+	err := c.list(ctx, false, "extractable=false", func(k key) { found = found || k.ID == c.location.RootKeyID })
+	if err == nil && !found {
+		return fault.Newf(fault.Denied, "The root key is not in the key ring `%s`. Choose the key ring that it is in, or a root key of this one.", c.location.KeyRing)
+	}
+	return err
 }
 
 // keptProbe returns a probe that an earlier check could not delete, with its

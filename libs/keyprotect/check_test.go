@@ -49,7 +49,7 @@ func TestCheckNamesActionAndRemedy(t *testing.T) {
 				plaintext = body["plaintext"]
 				fmt.Fprint(w, `{"ciphertext":"c","keyVersion":{"id":"v"}}`)
 			case "GET /api/v2/keys":
-				_ = json.NewEncoder(w).Encode(map[string]any{"resources": []any{map[string]any{"id": reference, "name": name}}})
+				_ = json.NewEncoder(w).Encode(map[string]any{"resources": []any{map[string]any{"id": rootKey}, map[string]any{"id": reference, "name": name}}})
 			default:
 				_ = json.NewEncoder(w).Encode(map[string]any{"plaintext": plaintext})
 			}
@@ -118,6 +118,12 @@ func vault(t *testing.T, refuse func(r *http.Request) bool) (*stand, func() []ma
 			k["id"], k["state"] = uuid.NewString(), 1
 			stored = append(stored, k)
 			_ = json.NewEncoder(w).Encode(map[string]any{"resources": []any{map[string]any{"id": k["id"]}}})
+		case r.Method == http.MethodGet && r.URL.Path == "/api/v2/keys" && r.URL.Query().Get("filter") == "extractable=false":
+			all := []any{map[string]any{"id": rootKey, "keyRingID": "vmware"}}
+			if r.Header.Get("X-Kms-Key-Ring") != "vmware" {
+				all = all[:0]
+			}
+			_ = json.NewEncoder(w).Encode(map[string]any{"resources": all})
 		case r.Method == http.MethodGet && r.URL.Path == "/api/v2/keys":
 			_ = json.NewEncoder(w).Encode(map[string]any{"resources": stored})
 		case at < 0:
@@ -268,5 +274,21 @@ func TestRootKeys(t *testing.T) {
 	config.BaseURL = refused.URL
 	if _, err := keyprotect.RootKeys(t.Context(), config); !errors.Is(err, engine.ErrDenied) {
 		t.Errorf("%v, want ErrDenied", err)
+	}
+}
+
+// TestCheckWantsTheRootKeyInItsRing: wrapping works in any ring, and the check
+// refuses another than was chosen.
+func TestCheckWantsTheRootKeyInItsRing(t *testing.T) {
+	s, stored := vault(t, func(*http.Request) bool { return false })
+	c, err := keyprotect.New(keyprotect.Config{
+		BaseURL: s.URL, InstanceCRN: instanceCRN, KeyRing: "default", RootKeyID: rootKey, Tokens: &tokens{}, HTTP: s.Client(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = c.Check(t.Context())
+	if !errors.Is(err, engine.ErrDenied) || !strings.Contains(fault.Public(err), "not in the key ring `default`") || len(stored()) != 0 {
+		t.Errorf("%v says %q, and left %v", err, fault.Public(err), stored())
 	}
 }
