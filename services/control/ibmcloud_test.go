@@ -50,6 +50,7 @@ type ibmCloud struct {
 	policies  []policy         // of IAM, active
 	resources []map[string]any // of the resource controller
 	writer    bool             // the service ID may not delete keys
+	trouble   string           // "before" or "after": creating a policy fails then; "late": no list shows it yet
 	reads     int              // of policies that name a caller
 }
 

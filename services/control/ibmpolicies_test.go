@@ -63,6 +63,13 @@ func roleCRN(name string) string {
 	return "crn:v1:bluemix:public:iam::::role:" + name
 }
 
+// setTrouble makes the creation of policies fail in a way; "" heals it.
+func (c *ibmCloud) setTrouble(trouble string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trouble = trouble
+}
+
 // grant gives an identity a role on resources. Whoever has been given none is
 // Administrator of vmware-solutions in every account.
 func (c *ibmCloud) grant(iamID, roleName string, resources []attributeSet) {
@@ -121,6 +128,8 @@ func (c *ibmCloud) servePolicies(w http.ResponseWriter, r *http.Request) {
 			return slices.Equal(other.Subjects[0].Attributes, p.Subjects[0].Attributes) && slices.Equal(other.Resources[0].Attributes, p.Resources[0].Attributes)
 		}
 		switch {
+		case c.trouble == "before":
+			w.WriteHeader(http.StatusBadGateway)
 		case !administers || p.Resources[0].get("accountId") != account:
 			refuse(http.StatusForbidden, "insufficent_permissions") //nolint:misspell // IBM's spelling
 		case slices.ContainsFunc(c.policies, same):
@@ -129,6 +138,10 @@ func (c *ibmCloud) servePolicies(w http.ResponseWriter, r *http.Request) {
 			p.ID, p.State = uuid.NewString(), "active"
 			c.policies = append(c.policies, p)
 			c.authorized["crn:v1:bluemix:public:vmware-solutions:us-south:a/"+account+":"+p.Subjects[0].get("serviceInstance")+"::"] = true
+			if c.trouble == "after" {
+				w.WriteHeader(http.StatusGatewayTimeout)
+				return
+			}
 			answer(w, http.StatusCreated, p)
 		}
 		return
@@ -146,7 +159,7 @@ func (c *ibmCloud) servePolicies(w http.ResponseWriter, r *http.Request) {
 	for _, p := range c.policies {
 		mine := p.Subjects[0].get("iam_id") == iamID
 		if p.Type == query.Get("type") && p.Resources[0].get("accountId") == query.Get("account_id") && account == query.Get("account_id") &&
-			(query.Get("iam_id") == "" || query.Get("iam_id") == p.Subjects[0].get("iam_id")) && (mine || p.Type == "authorization" && administers) {
+			(query.Get("iam_id") == "" || query.Get("iam_id") == p.Subjects[0].get("iam_id")) && (mine || p.Type == "authorization" && administers && c.trouble != "late") {
 			found = append(found, p)
 		}
 	}

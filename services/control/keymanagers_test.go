@@ -172,6 +172,31 @@ func TestServiceAuthorization(t *testing.T) {
 	}
 }
 
+// TestServiceAuthorizationInTrouble: IAM fails before and after it made the
+// policy, and somebody else makes it in between.
+func TestServiceAuthorizationInTrouble(t *testing.T) {
+	for trouble, made := range map[string]bool{"before": false, "after": true} {
+		c := start(t)
+		path, body := c.instance(t, "a")+"/service_authorization", object(map[string]any{"key_manager_crn": hpcsCRN(account)})
+		c.cloud.setTrouble(trouble)
+		refusal(t, c.call(t, "POST", path, body), http.StatusServiceUnavailable, api.ErrorCodeServiceUnavailable, "", "IAM policy management can't answer now")
+		c.cloud.setTrouble("")
+		seen := read[api.ServiceAuthorization](t, c.call(t, "GET", path+"?key_manager_crn="+hpcsCRN(account), ""), http.StatusOK)
+		if seen.Exists != made {
+			t.Errorf("failed %s: %+v", trouble, seen)
+		}
+		want := http.StatusCreated
+		if made {
+			want = http.StatusConflict
+		}
+		if again := c.call(t, "POST", path, body); again.status != want {
+			t.Errorf("failed %s, then %d: %s", trouble, again.status, again.body)
+		}
+		c.cloud.setTrouble("late")
+		refusal(t, c.call(t, "POST", path, body), http.StatusConflict, api.ErrorCodeAlreadyExists, "", "exists already")
+	}
+}
+
 // TestServiceAuthorizationIsOfWhatItSays: other policies authorize nothing.
 func TestServiceAuthorizationIsOfWhatItSays(t *testing.T) {
 	c := start(t)
