@@ -34,11 +34,24 @@ func authenticate(r *http.Request, action string, verify Verify) error {
 	return nil
 }
 
+// callersToken is the access token of the request in whose context we are. It
+// goes to IBM Cloud alone.
+func callersToken(ctx context.Context) string { return exchangeOf(ctx).token }
+
+// asCaller is keyprotect's Tokens: those of the caller.
+type asCaller struct{}
+
+// Token implements keyprotect.Tokens.
+func (asCaller) Token(ctx context.Context) (string, error) { return callersToken(ctx), nil }
+
+// Renew implements keyprotect.Tokens. The caller has sent no other.
+func (asCaller) Renew(ctx context.Context) (string, error) { return callersToken(ctx), nil }
+
 // authorize holds the caller to the roles behind an action, on the instance of
 // the path or on all of the account. What the account does not have is absent
 // rather than forbidden, whatever the caller's roles.
 func (h *handlers) authorize(ctx context.Context, action, id string) error {
-	err := h.roles.permit(ctx, exchangeOf(ctx).caller, action, id)
+	err := h.roles.Permit(ctx, exchangeOf(ctx).caller, action, id)
 	if id != "" && fault.KindOf(err) == fault.Denied {
 		if _, absent := h.instance(ctx, id); absent != nil {
 			return absent

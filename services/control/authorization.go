@@ -2,16 +2,16 @@ package control
 
 import (
 	"context"
-	"net/http"
+	"errors"
 	"slices"
-
-	"github.com/IBM/platform-services-go-sdk/iampolicymanagementv1"
 
 	"github.com/kmip-for-vmware/kmip/api"
 	"github.com/kmip-for-vmware/kmip/libs/crn"
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
+	"github.com/kmip-for-vmware/kmip/services/control/access"
+	"github.com/kmip-for-vmware/kmip/services/control/ibmcloud"
 	"github.com/kmip-for-vmware/kmip/services/control/server"
 )
 
@@ -28,7 +28,7 @@ func (h *handlers) GetInstanceServiceAuthorization(ctx context.Context, request 
 	if err != nil {
 		return nil, err
 	}
-	answer := api.ServiceAuthorization{Policy: authorizationPolicy(instance, target)}
+	answer := api.ServiceAuthorization{Policy: policyModel(authorizationPolicy(instance, target))}
 	answer.PolicyID, err = h.authorizationID(ctx, instance, target)
 	answer.Exists = answer.PolicyID != nil
 	return server.GetInstanceServiceAuthorization200JSONResponse(answer), err
@@ -51,19 +51,17 @@ func (h *handlers) CreateInstanceServiceAuthorization(ctx context.Context, reque
 	if id != nil {
 		return nil, exists
 	}
-	policy := authorizationPolicy(instance, target)
-	made, status, err := h.cloud.createAuthorization(ctx, policy, "KMIP for VMware instance "+instance.Name)
+	made, err := h.cloud.Authorize(ctx, authorizationPolicy(instance, target), "KMIP for VMware instance "+instance.Name)
 	switch {
-	case err == nil:
-	case status == http.StatusConflict: // one that the caller may not read
+	case errors.Is(err, ibmcloud.ErrExists): // somebody was faster, or the caller may not read it
 		return nil, exists
-	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+	case errors.Is(err, ibmcloud.ErrDenied):
 		return nil, fault.Newf(fault.Denied, "IAM does not let you create this service authorization. It takes the platform role Administrator on the key manager instance %s; ask who has it to create the policy that GET shows.", target.Instance)
-	default:
-		return nil, cloudFailure(policyManagement, status)
+	case err != nil:
+		return nil, err
 	}
 	return server.CreateInstanceServiceAuthorization201JSONResponse{
-		Body:    api.ServiceAuthorization{Exists: true, PolicyID: &made, Policy: policy},
+		Body:    api.ServiceAuthorization{Exists: true, PolicyID: &made, Policy: policyModel(authorizationPolicy(instance, target))},
 		Headers: server.CreateInstanceServiceAuthorization201ResponseHeaders{Location: "/v1/instances/" + string(instance.ID) + "/service_authorization"},
 	}, nil
 }
@@ -100,56 +98,56 @@ func (h *handlers) authorizationTarget(ctx context.Context, id string, given *st
 	return instance, target, nil
 }
 
-// authorizationAttributes are those of the policy's subject and resource.
-func authorizationAttributes(instance pg.Instance, target crn.CRN) (subject, resource map[string]string) {
-	return map[string]string{"accountId": instance.Account, "serviceName": tenant.ServiceName, "serviceInstance": string(instance.ID)},
-		map[string]string{"accountId": target.Account(), "serviceName": target.Service, "serviceInstance": target.Instance}
+// authorizationPolicy is the narrowest policy with which the instance is let in.
+func authorizationPolicy(instance pg.Instance, target crn.CRN) ibmcloud.Policy {
+	about := func(account, service, instance string) []ibmcloud.Attribute {
+		return []ibmcloud.Attribute{{Name: "accountId", Value: account}, {Name: "serviceName", Value: service}, {Name: "serviceInstance", Value: instance}}
+	}
+	return ibmcloud.Policy{
+		Subject:  about(instance.Account, tenant.ServiceName, string(instance.ID)),
+		Resource: about(target.Account(), target.Service, target.Instance),
+		Roles:    authorizationRoles,
+	}
 }
 
-// authorizationPolicy is the narrowest policy with which the instance is let in.
-func authorizationPolicy(instance pg.Instance, target crn.CRN) api.AuthorizationPolicy {
-	list := func(of map[string]string) []api.PolicyAttributes {
+func policyModel(p ibmcloud.Policy) api.AuthorizationPolicy {
+	list := func(attributes []ibmcloud.Attribute) []api.PolicyAttributes {
 		var all []api.PolicyAttribute
-		for _, name := range []string{"accountId", "serviceName", "serviceInstance"} {
-			all = append(all, api.PolicyAttribute{Name: name, Value: of[name]})
+		for _, a := range attributes {
+			all = append(all, api.PolicyAttribute{Name: a.Name, Value: a.Value})
 		}
 		return []api.PolicyAttributes{{Attributes: all}}
 	}
-	subject, resource := authorizationAttributes(instance, target)
-	policy := api.AuthorizationPolicy{Type: api.AuthorizationPolicyTypeAuthorization, Subjects: list(subject), Resources: list(resource)}
-	for _, role := range authorizationRoles {
-		policy.Roles = append(policy.Roles, api.PolicyRole{RoleID: role})
+	model := api.AuthorizationPolicy{Type: api.AuthorizationPolicyTypeAuthorization, Subjects: list(p.Subject), Resources: list(p.Resource)}
+	for _, role := range p.Roles {
+		model.Roles = append(model.Roles, api.PolicyRole{RoleID: role})
 	}
-	return policy
+	return model
 }
 
 // authorizationID returns the id of an active policy that lets the instance in,
 // or nil when the caller sees none.
 func (h *handlers) authorizationID(ctx context.Context, instance pg.Instance, target crn.CRN) (*string, error) {
-	policies, err := h.cloud.listPolicies(ctx, instance.Account, "authorization", "")
+	policies, err := h.cloud.Policies(ctx, instance.Account, ibmcloud.Authorization, "")
 	if err != nil {
 		return nil, err
 	}
-	subject, resource := authorizationAttributes(instance, target)
+	needed := authorizationPolicy(instance, target)
 	for _, p := range policies {
-		if p.ID != nil && authorizes(p, subject, resource) {
-			return p.ID, nil
+		if p.ID != "" && includes(p, needed) {
+			return &p.ID, nil
 		}
 	}
 	return nil, nil
 }
 
-// authorizes reports whether a policy grants all roles that are needed.
-func authorizes(p iampolicymanagementv1.PolicyTemplateMetaData, subject, resource map[string]string) bool {
-	if len(p.Subjects) != 1 || !grantOf(p).about(resource) {
-		return false
+// includes reports whether a policy grants all that another does.
+func includes(p, needed ibmcloud.Policy) bool {
+	resource := make(map[string]string)
+	for _, a := range needed.Resource {
+		resource[a.Name] = a.Value
 	}
-	for _, a := range p.Subjects[0].Attributes {
-		if a.Name == nil || a.Value == nil || subject[*a.Name] != *a.Value {
-			return false
-		}
-	}
-	return !slices.ContainsFunc(authorizationRoles, func(needed string) bool {
-		return !slices.ContainsFunc(p.Roles, func(r iampolicymanagementv1.PolicyRole) bool { return r.RoleID != nil && *r.RoleID == needed })
-	})
+	return access.About(p, resource) &&
+		!slices.ContainsFunc(p.Subject, func(a ibmcloud.Attribute) bool { return !slices.Contains(needed.Subject, a) }) &&
+		!slices.ContainsFunc(needed.Roles, func(role string) bool { return !slices.Contains(p.Roles, role) })
 }

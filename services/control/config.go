@@ -20,6 +20,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
+	"github.com/kmip-for-vmware/kmip/services/control/ibmcloud"
 )
 
 // Config is the control plane's configuration. What has no default is needed.
@@ -86,7 +87,7 @@ type parts struct {
 	dedicated *dedicated // nil: there are none
 	iam       iam.Config
 	manager   keyManagers
-	cloud     *ibmCloud
+	cloud     *ibmcloud.Client
 }
 
 var (
@@ -121,7 +122,7 @@ func (c Config) check() (parts, error) {
 	}
 	if err := checkService(c.ResourceControllerURL); err != nil {
 		problem("KMIP_RESOURCE_CONTROLLER_URL", "%w; leave it out for IBM Cloud", err)
-	} else if p.cloud, err = newIBMCloud(strings.TrimSuffix(c.IAMURL, "/"), strings.TrimSuffix(c.ResourceControllerURL, "/")); err != nil {
+	} else if p.cloud, err = ibmcloud.New(strings.TrimSuffix(c.IAMURL, "/"), strings.TrimSuffix(c.ResourceControllerURL, "/"), callersToken); err != nil {
 		problem("KMIP_IAM_URL", "%w; leave it out for IBM Cloud", err)
 	}
 	addresses, err := keyprotect.ParseEndpoints(c.KeyManagerEndpoints)

@@ -20,6 +20,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/iam"
 	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
+	"github.com/kmip-for-vmware/kmip/services/control/access"
 )
 
 // Control is a control plane that listens; Run makes it answer.
@@ -59,7 +60,7 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 		instances: instances, region: config.Region, public: p.public, endpoints: p.endpoints, authority: p.authority,
 		dedicated: p.dedicated,
 		manager:   p.manager, cloud: p.cloud, now: time.Now,
-		roles: &roles{policies: p.cloud.listPolicies, region: config.Region, now: time.Now},
+		roles: access.New(access.Config{Policies: p.cloud.Policies, Region: config.Region, Now: time.Now}),
 	}
 	c.api = newAPI(h, observe(log, newRequestSeconds(reg)),
 		&gate{verify: verifier.Verify, authorize: h.authorize, limits: newLimits(time.Now), once: instances.Once})

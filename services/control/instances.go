@@ -15,6 +15,8 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
+	"github.com/kmip-for-vmware/kmip/services/control/access"
+	"github.com/kmip-for-vmware/kmip/services/control/ibmcloud"
 	"github.com/kmip-for-vmware/kmip/services/control/server"
 )
 
@@ -28,8 +30,8 @@ type handlers struct {
 	authority *x509.Certificate
 	dedicated *dedicated // nil: no instance has its own
 	manager   keyManagers
-	cloud     *ibmCloud
-	roles     *roles
+	cloud     *ibmcloud.Client
+	roles     *access.Roles
 	now       func() time.Time
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/crn"
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
+	"github.com/kmip-for-vmware/kmip/services/control/ibmcloud"
 	"github.com/kmip-for-vmware/kmip/services/control/server"
 )
 
@@ -30,21 +31,26 @@ func keyManagerType(service string) (api.KeyManagerType, bool) {
 	return "", false
 }
 
+func isKeyManager(service string) bool {
+	_, is := keyManagerType(service)
+	return is
+}
+
 // ListKeyManagers lists the key managers that the caller sees in IBM Cloud.
 func (h *handlers) ListKeyManagers(ctx context.Context, request server.ListKeyManagersRequestObject) (server.ListKeyManagersResponseObject, error) {
 	if t := request.Params.Type; t != nil && !t.Valid() {
 		return nil, inParameter("type", "Query parameter `type` has to be key_protect or hpcs.")
 	}
-	found, err := h.cloud.keyManagers(ctx, exchangeOf(ctx).caller.Account)
+	found, err := h.cloud.Instances(ctx, exchangeOf(ctx).caller.Account, isKeyManager)
 	if err != nil {
 		return nil, err
 	}
 	list := []api.AvailableKeyManager{}
 	for _, f := range found {
-		kind, _ := keyManagerType(f.crn.Service)
+		kind, _ := keyManagerType(f.CRN.Service)
 		if request.Params.Type == nil || *request.Params.Type == kind {
 			list = append(list, api.AvailableKeyManager{
-				Type: kind, CRN: f.crn.String(), GUID: f.crn.Instance, Name: f.name, Region: f.crn.Location,
+				Type: kind, CRN: f.CRN.String(), GUID: f.CRN.Instance, Name: f.Name, Region: f.CRN.Location,
 			})
 		}
 	}
@@ -99,17 +105,20 @@ func (h *handlers) unusable(ctx context.Context, m api.AvailableKeyManager) stri
 // sees there.
 func (h *handlers) ListKeyManagerRootKeys(ctx context.Context, request server.ListKeyManagerRootKeysRequestObject) (server.ListKeyManagerRootKeysResponseObject, error) {
 	if !identifier.MatchString(request.GUID) {
-		return nil, errNoKeyManager
+		return nil, ibmcloud.ErrNotFound
 	}
-	m, err := h.cloud.keyManager(ctx, exchangeOf(ctx).caller.Account, request.GUID)
+	m, err := h.cloud.Instance(ctx, exchangeOf(ctx).caller.Account, request.GUID)
 	if err != nil {
 		return nil, err
 	}
-	keys, err := h.rootKeys(ctx, m.crn.String())
+	kind, known := keyManagerType(m.CRN.Service)
+	if !known {
+		return nil, ibmcloud.ErrNotFound
+	}
+	keys, err := h.rootKeys(ctx, m.CRN.String())
 	if err != nil {
 		return nil, err
 	}
-	kind, _ := keyManagerType(m.crn.Service)
 	list := make([]api.RootKey, 0, len(keys))
 	for _, k := range keys {
 		model := api.RootKey{ID: k.ID, Name: k.Name, KeyRing: k.KeyRing, State: api.RootKeyState(k.State)}

@@ -14,6 +14,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/api"
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/obs"
+	"github.com/kmip-for-vmware/kmip/services/control/access"
 	"github.com/kmip-for-vmware/kmip/services/control/server"
 )
 
@@ -41,26 +42,26 @@ type route struct {
 }
 
 // routes holds every route of the customer API. A request that is not in it is
-// refused even if a handler exists. What the actions take is in holders.
+// refused even if a handler exists. What the actions take, package access knows.
 var routes = map[string]route{
 	"GET /v1/regions":                                                {deadline: quick},
 	"GET /v1/key_estimate":                                           {deadline: quick, query: []string{"encrypted_vms", "vsphere_clusters", "vsan_clusters"}},
-	"GET /v1/instances":                                              {action: viewInstances, deadline: quick, query: []string{"name", "status", "start", "limit"}},
-	"POST /v1/instances":                                             {action: createInstances, deadline: quick, maxBody: smallBody, body: bodyOf[api.InstancePrototype], creates: true},
-	"GET /v1/instances/{id}":                                         {action: viewInstances, deadline: quick},
-	"PATCH /v1/instances/{id}":                                       {action: updateInstances, deadline: quick, maxBody: smallBody, body: bodyOf[api.InstancePatch], conditional: true},
-	"DELETE /v1/instances/{id}":                                      {action: deleteInstances, deadline: quick, conditional: true},
-	"POST /v1/instances/{id}/restore":                                {action: createInstances, deadline: quick},
-	"PUT /v1/instances/{id}/key_manager":                             {action: updateAccount, deadline: checksDeadline, maxBody: smallBody, body: bodyOf[api.KeyManagerPrototype], cost: checkCost},
-	"GET /v1/key_managers":                                           {action: viewInstances, deadline: cloudDeadline, query: []string{"type"}, cost: checkCost},
-	"GET /v1/key_managers/{guid}/root_keys":                          {action: viewInstances, deadline: cloudDeadline, cost: checkCost},
-	"GET /v1/instances/{id}/service_authorization":                   {action: viewInstances, deadline: cloudDeadline, query: []string{"key_manager_crn"}, cost: checkCost},
-	"POST /v1/instances/{id}/service_authorization":                  {action: updateAccount, deadline: cloudDeadline, maxBody: smallBody, body: bodyOf[api.ServiceAuthorizationPrototype], cost: checkCost},
-	"GET /v1/instances/{id}/endpoints":                               {action: viewInstances, deadline: quick},
-	"GET /v1/instances/{id}/refusals":                                {action: viewInstances, deadline: quick},
-	"GET /v1/instances/{id}/client_certificates":                     {action: viewInstances, deadline: quick},
-	"POST /v1/instances/{id}/client_certificates":                    {action: updateInstances, deadline: quick, maxBody: pemBody, body: bodyOf[api.ClientCertificatePrototype], creates: true},
-	"DELETE /v1/instances/{id}/client_certificates/{certificate_id}": {action: updateInstances, deadline: quick},
+	"GET /v1/instances":                                              {action: access.ViewInstances, deadline: quick, query: []string{"name", "status", "start", "limit"}},
+	"POST /v1/instances":                                             {action: access.CreateInstances, deadline: quick, maxBody: smallBody, body: bodyOf[api.InstancePrototype], creates: true},
+	"GET /v1/instances/{id}":                                         {action: access.ViewInstances, deadline: quick},
+	"PATCH /v1/instances/{id}":                                       {action: access.UpdateInstances, deadline: quick, maxBody: smallBody, body: bodyOf[api.InstancePatch], conditional: true},
+	"DELETE /v1/instances/{id}":                                      {action: access.DeleteInstances, deadline: quick, conditional: true},
+	"POST /v1/instances/{id}/restore":                                {action: access.CreateInstances, deadline: quick},
+	"PUT /v1/instances/{id}/key_manager":                             {action: access.UpdateAccount, deadline: checksDeadline, maxBody: smallBody, body: bodyOf[api.KeyManagerPrototype], cost: checkCost},
+	"GET /v1/key_managers":                                           {action: access.ViewInstances, deadline: cloudDeadline, query: []string{"type"}, cost: checkCost},
+	"GET /v1/key_managers/{guid}/root_keys":                          {action: access.ViewInstances, deadline: cloudDeadline, cost: checkCost},
+	"GET /v1/instances/{id}/service_authorization":                   {action: access.ViewInstances, deadline: cloudDeadline, query: []string{"key_manager_crn"}, cost: checkCost},
+	"POST /v1/instances/{id}/service_authorization":                  {action: access.UpdateAccount, deadline: cloudDeadline, maxBody: smallBody, body: bodyOf[api.ServiceAuthorizationPrototype], cost: checkCost},
+	"GET /v1/instances/{id}/endpoints":                               {action: access.ViewInstances, deadline: quick},
+	"GET /v1/instances/{id}/refusals":                                {action: access.ViewInstances, deadline: quick},
+	"GET /v1/instances/{id}/client_certificates":                     {action: access.ViewInstances, deadline: quick},
+	"POST /v1/instances/{id}/client_certificates":                    {action: access.UpdateInstances, deadline: quick, maxBody: pemBody, body: bodyOf[api.ClientCertificatePrototype], creates: true},
+	"DELETE /v1/instances/{id}/client_certificates/{certificate_id}": {action: access.UpdateInstances, deadline: quick},
 }
 
 // documentRoute is the one route beside the table: it needs no token, takes

@@ -1,4 +1,4 @@
-package control
+package access
 
 import (
 	"context"
@@ -7,34 +7,29 @@ import (
 	"testing"
 	"time"
 
-	"github.com/IBM/platform-services-go-sdk/iampolicymanagementv1"
-
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/iam"
+	"github.com/kmip-for-vmware/kmip/services/control/ibmcloud"
 )
 
 // Roles are read again after a minute, are kept per account and caller, and for
 // a bounded number of callers.
 func TestRolesAreKeptForAMinute(t *testing.T) {
-	const service = "vmware-solutions"
 	now, reads, away, role := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC), 0, false, "crn:v1:bluemix:public:iam::::role:Viewer"
-	r := &roles{
-		region: "us-south", now: func() time.Time { return now },
-		policies: func(_ context.Context, account, _, _ string) ([]iampolicymanagementv1.PolicyTemplateMetaData, error) {
+	r := New(Config{
+		Region: "us-south", Now: func() time.Time { return now },
+		Policies: func(_ context.Context, account, _, _ string) ([]ibmcloud.Policy, error) {
 			if reads++; away {
 				return nil, fault.Wrap(fault.Unavailable, "away", errors.New("away"))
 			}
-			return []iampolicymanagementv1.PolicyTemplateMetaData{{
-				Roles: []iampolicymanagementv1.PolicyRole{{RoleID: new(role)}},
-				Resources: []iampolicymanagementv1.PolicyResource{{Attributes: []iampolicymanagementv1.ResourceAttribute{
-					{Name: new("accountId"), Value: &account}, {Name: new("serviceName"), Value: new(service)},
-				}}},
+			return []ibmcloud.Policy{{
+				Roles: []string{role}, Resource: []ibmcloud.Attribute{{Name: "accountId", Value: account}, {Name: "serviceName", Value: "vmware-solutions"}},
 			}}, nil
 		},
-	}
+	})
 	permit := func(account string, want fault.Kind, wantReads int, when string) {
 		t.Helper()
-		err := r.permit(t.Context(), iam.Identity{Account: account, IAMID: "IBMid-1"}, viewInstances, "")
+		err := r.Permit(t.Context(), iam.Identity{Account: account, IAMID: "IBMid-1"}, ViewInstances, "")
 		if err != nil && fault.KindOf(err) != want || err == nil && want != fault.Internal || reads != wantReads {
 			t.Errorf("%s: %v after %d readings, want %s after %d", when, err, reads, want, wantReads)
 		}
@@ -53,7 +48,7 @@ func TestRolesAreKeptForAMinute(t *testing.T) {
 	permit("a", fault.Unavailable, 4, "away, and known too long ago")
 	away, role = false, "crn:v1:bluemix:public:iam::::role:Viewer"
 	for i := range maxCallers + 10 {
-		if err := r.permit(t.Context(), iam.Identity{Account: "a", IAMID: fmt.Sprint(i)}, viewInstances, ""); err != nil {
+		if err := r.Permit(t.Context(), iam.Identity{Account: "a", IAMID: fmt.Sprint(i)}, ViewInstances, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
