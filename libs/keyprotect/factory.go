@@ -1,7 +1,6 @@
 package keyprotect
 
 import (
-	"bytes"
 	"net/http"
 	"sync"
 
@@ -46,7 +45,7 @@ func (f *Factory) For(t *tenant.Tenant) (engine.KeyManager, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if m, ok := f.clients[t.ID]; ok && same(m.settings, *t.KeyManager) {
+	if m, ok := f.clients[t.ID]; ok && m.settings.Equal(*t.KeyManager) {
 		return m.client, nil
 	}
 	client, err := f.build(t)
@@ -64,11 +63,6 @@ func (f *Factory) For(t *tenant.Tenant) (engine.KeyManager, error) {
 	}
 	f.clients[t.ID] = made{settings: *t.KeyManager, client: client}
 	return client, nil
-}
-
-func same(a, b tenant.KeyManager) bool {
-	return a.Type == b.Type && a.InstanceCRN == b.InstanceCRN && a.KeyRing == b.KeyRing && a.RootKeyID == b.RootKeyID &&
-		bytes.Equal(a.SealedAPIKey, b.SealedAPIKey)
 }
 
 func (f *Factory) build(t *tenant.Tenant) (*Client, error) {

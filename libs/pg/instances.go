@@ -240,9 +240,9 @@ func (s *Instances) edit(ctx context.Context, account string, id tenant.ID, matc
 // SetKeyManager gives an instance its key manager, in place of the one it may
 // have, and makes it Installed. An instance that has none yet and is given
 // dedicated is from then on reached there and no longer at the shared
-// endpoints; whoever has one keeps what its clients were told. It returns
-// ErrNoPort.
-func (s *Instances) SetKeyManager(ctx context.Context, account string, id tenant.ID, k tenant.KeyManager, dedicated *Dedicated) (Instance, error) {
+// endpoints; whoever has one keeps what its clients were told. Found is what
+// trying the settings has shown. It returns ErrNoPort.
+func (s *Instances) SetKeyManager(ctx context.Context, account string, id tenant.ID, k tenant.KeyManager, dedicated *Dedicated, found ...Condition) (Instance, error) {
 	var changed Instance
 	err := s.change(ctx, account, id, func(q *queries.Queries) error {
 		before, err := getInstance(ctx, q, account, id)
@@ -262,6 +262,9 @@ func (s *Instances) SetKeyManager(ctx context.Context, account string, id tenant
 			KeyRing: k.KeyRing, RootKeyID: k.RootKeyID, SealedApiKey: k.SealedAPIKey,
 		})
 		if err != nil {
+			return err
+		}
+		if err := putConditions(ctx, q, id, found); err != nil {
 			return err
 		}
 		if err := q.SetInstalled(ctx, queries.SetInstalledParams{Account: account, ID: string(id)}); err != nil {
@@ -310,6 +313,24 @@ func (s *Instances) ListEndpoints(ctx context.Context, account string, id tenant
 		return err
 	})
 	return all, err
+}
+
+// NoteCertificate records when the server certificate of an endpoint ends, as
+// its next renewal is due by that.
+func (s *Instances) NoteCertificate(ctx context.Context, account string, id tenant.ID, e Endpoint, notAfter time.Time) error {
+	return s.change(ctx, account, id, func(q *queries.Queries) error {
+		return q.NoteCertificate(ctx, queries.NoteCertificateParams{InstanceID: string(id), HostName: e.HostName, NotAfter: &notAfter, ServerCertificate: e.ServerCertificate})
+	})
+}
+
+// RenewCertificate replaces the server certificate of an endpoint, in DER,
+// unless it is no longer that of e.
+func (s *Instances) RenewCertificate(ctx context.Context, account string, id tenant.ID, e Endpoint, der []byte, notAfter time.Time) error {
+	return s.change(ctx, account, id, func(q *queries.Queries) error {
+		return q.RenewCertificate(ctx, queries.RenewCertificateParams{
+			InstanceID: string(id), HostName: e.HostName, Before: e.ServerCertificate, ServerCertificate: der, NotAfter: &notAfter,
+		})
+	})
 }
 
 // in runs do in a transaction that sees the account's rows alone.

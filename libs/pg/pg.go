@@ -82,6 +82,11 @@ func (p *Pool) Ping(ctx context.Context) error { return mapError(p.pool.Ping(ctx
 // leaves the outcome unknown and is Unavailable. Within one that ctx carries
 // (see enclose) it is a part of that, which decides.
 func (p *Pool) transact(ctx context.Context, options pgx.TxOptions, f func(q *queries.Queries) error) error {
+	return p.transactTx(ctx, options, func(tx pgx.Tx) error { return f(queries.New(tx)) })
+}
+
+// transactTx is transact for what needs the transaction itself.
+func (p *Pool) transactTx(ctx context.Context, options pgx.TxOptions, f func(tx pgx.Tx) error) error {
 	if outer, inside := ctx.Value(enclosing{}).(pgx.Tx); inside {
 		part, err := outer.Begin(ctx) // a savepoint
 		if err != nil {
@@ -105,12 +110,12 @@ func (p *Pool) enclose(ctx context.Context, f func(ctx context.Context, q *queri
 	if err != nil {
 		return mapError(err)
 	}
-	return finish(ctx, tx, func(q *queries.Queries) error { return f(context.WithValue(ctx, enclosing{}, tx), q) })
+	return finish(ctx, tx, func(tx pgx.Tx) error { return f(context.WithValue(ctx, enclosing{}, tx), queries.New(tx)) })
 }
 
 // finish runs f in tx and ends it.
-func finish(ctx context.Context, tx pgx.Tx, f func(q *queries.Queries) error) error {
-	if err := f(queries.New(tx)); err != nil {
+func finish(ctx context.Context, tx pgx.Tx, f func(tx pgx.Tx) error) error {
+	if err := f(tx); err != nil {
 		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
 		defer cancel()
 		// Rolling back fails only if the connection is gone, which does it too.

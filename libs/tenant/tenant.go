@@ -4,6 +4,7 @@
 package tenant
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"slices"
@@ -56,6 +57,12 @@ type KeyManager struct {
 	// APIKeyPurpose and the tenant's id as owner. Empty: no API key given; the
 	// key manager is called under an IAM service authorization.
 	SealedAPIKey []byte
+}
+
+// Equal reports whether two settings are the same, the credential included.
+func (k KeyManager) Equal(o KeyManager) bool {
+	return k.Type == o.Type && k.InstanceCRN == o.InstanceCRN && k.KeyRing == o.KeyRing && k.RootKeyID == o.RootKeyID &&
+		bytes.Equal(k.SealedAPIKey, o.SealedAPIKey)
 }
 
 // APIKeyPurpose is the sealing purpose of tenants' API keys.

@@ -1,0 +1,52 @@
+-- name: TakeDueWork :many
+SELECT kind::text AS kind, account::text AS account, instance_id::text AS instance_id FROM take_due_work(@check_seconds);
+
+-- name: ReportUse :exec
+SELECT report_use(@served::uuid[], @denied::uuid[]);
+
+-- name: ListConditions :many
+SELECT type, status, reason, message, since FROM instance_conditions WHERE instance_id = @instance_id ORDER BY type;
+
+-- name: PutCondition :exec
+INSERT INTO instance_conditions AS c (instance_id, type, status, reason, message)
+VALUES (@instance_id, @type, @status, @reason, @message)
+ON CONFLICT (instance_id, type) DO UPDATE SET status = excluded.status, reason = excluded.reason, message = excluded.message,
+    since = CASE WHEN c.status = excluded.status AND c.reason = excluded.reason THEN c.since ELSE now() END;
+
+-- name: DeleteOtherConditions :exec
+DELETE FROM instance_conditions WHERE instance_id = @instance_id AND type <> ALL (@types::text[]);
+
+-- name: GetCheck :one
+SELECT thorough FROM key_manager_checks WHERE instance_id = @instance_id;
+
+-- name: SetThorough :exec
+UPDATE key_manager_checks SET thorough = @thorough WHERE instance_id = @instance_id;
+
+-- name: BecomeJobs :exec
+SET LOCAL ROLE kmip_jobs;
+
+-- name: ListUnsettled :many
+-- A tenant's rows whose Create or Destroy was not finished, the oldest first.
+SELECT id, phase, object, location, key_ref, version FROM objects
+WHERE tenant = @tenant AND (phase = 'pending' AND pending_until < now() - interval '1 hour'
+    OR phase = 'destroying' AND updated_at < now() - interval '5 minutes')
+ORDER BY place LIMIT @most;
+
+-- name: ClaimNobody :execrows
+UPDATE objects SET phase = 'live', key_ref = @key_ref, unclaimed = true, version = version + 1, updated_at = now()
+WHERE tenant = @tenant AND id = @id AND version = @version AND phase = 'pending';
+
+-- name: DropPending :execrows
+DELETE FROM objects WHERE tenant = @tenant AND id = @id AND version = @version AND phase = 'pending';
+
+-- name: FinishDestroy :execrows
+UPDATE objects SET phase = 'destroyed', version = version + 1, updated_at = now()
+WHERE tenant = @tenant AND id = @id AND version = @version AND phase = 'destroying';
+
+-- name: RenewCertificate :exec
+UPDATE endpoints SET server_certificate = @server_certificate, certificate_not_after = @not_after
+WHERE instance_id = @instance_id AND host_name = @host_name AND server_certificate = @before;
+
+-- name: NoteCertificate :exec
+UPDATE endpoints SET certificate_not_after = @not_after
+WHERE instance_id = @instance_id AND host_name = @host_name AND server_certificate = @server_certificate;
