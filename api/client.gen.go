@@ -32,6 +32,54 @@ func (e AuthorizationPolicyType) Valid() bool {
 	}
 }
 
+// Defines values for ConditionStatus.
+const (
+	ConditionStatusFalse   ConditionStatus = "false"
+	ConditionStatusTrue    ConditionStatus = "true"
+	ConditionStatusUnknown ConditionStatus = "unknown"
+)
+
+// Valid indicates whether the value is a known member of the ConditionStatus enum.
+func (e ConditionStatus) Valid() bool {
+	switch e {
+	case ConditionStatusFalse:
+		return true
+	case ConditionStatusTrue:
+		return true
+	case ConditionStatusUnknown:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ConditionType.
+const (
+	ConditionTypeClientCertificates   ConditionType = "client_certificates"
+	ConditionTypeDestroyPermitted     ConditionType = "destroy_permitted"
+	ConditionTypeEndpointCertificate  ConditionType = "endpoint_certificate"
+	ConditionTypeKeyManagerReady      ConditionType = "key_manager_ready"
+	ConditionTypeServiceAuthorization ConditionType = "service_authorization"
+)
+
+// Valid indicates whether the value is a known member of the ConditionType enum.
+func (e ConditionType) Valid() bool {
+	switch e {
+	case ConditionTypeClientCertificates:
+		return true
+	case ConditionTypeDestroyPermitted:
+		return true
+	case ConditionTypeEndpointCertificate:
+		return true
+	case ConditionTypeKeyManagerReady:
+		return true
+	case ConditionTypeServiceAuthorization:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ErrorCode.
 const (
 	ErrorCodeAlreadyExists        ErrorCode = "already_exists"
@@ -327,6 +375,44 @@ type ClientCertificatePrototype struct {
 	Name Name `json:"name"`
 }
 
+// Condition Something about an instance that holds, does not hold, or could not be found out.
+type Condition struct {
+	// Message What it means and what to do.
+	//
+	// Example: The root key is disabled. Enable it in the key manager.
+	Message string `json:"message"`
+
+	// Reason Why, in a word; more may come.
+	//
+	// Example: root_key_disabled
+	Reason string `json:"reason"`
+
+	// Since UTC, whole seconds.
+	//
+	// Example: 2026-11-23T12:00:00Z
+	Since Timestamp `json:"since"`
+
+	// Status `unknown`: it could not be found out and is tried again.
+	//
+	// Example: true
+	Status ConditionStatus `json:"status"`
+
+	// Type `key_manager_ready`: the key manager does what making and reading keys needs. `destroy_permitted`: it deletes standard keys. `service_authorization`: it lets the instance in; absent with an API key. `client_certificates`: one is allowed, and none ends within 30 days. `endpoint_certificate`: the server certificate of the instance's own host name is renewed in time; absent without one.
+	//
+	// Example: key_manager_ready
+	Type ConditionType `json:"type"`
+}
+
+// ConditionStatus `unknown`: it could not be found out and is tried again.
+//
+// Example: true
+type ConditionStatus string
+
+// ConditionType `key_manager_ready`: the key manager does what making and reading keys needs. `destroy_permitted`: it deletes standard keys. `service_authorization`: it lets the instance in; absent with an API key. `client_certificates`: one is allowed, and none ends within 30 days. `endpoint_certificate`: the server certificate of the instance's own host name is renewed in time; absent without one.
+//
+// Example: key_manager_ready
+type ConditionType string
+
 // Endpoint A KMIP server address, and what it proves itself with.
 type Endpoint struct {
 	// CertificateChain The server's own certificate, then those that signed it, up to the authority's.
@@ -460,6 +546,9 @@ type InForce struct {
 
 // Instance One KMIP for VMware instance.
 type Instance struct {
+	// Conditions What may change without anybody changing the settings. The key manager is checked every 15 minutes unless it is in use, and when it denies something. Absent in lists.
+	Conditions *[]Condition `json:"conditions,omitempty"`
+
 	// CreatedAt UTC, whole seconds.
 	//
 	// Example: 2026-11-23T12:00:00Z

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caarlos0/env/v11"
 
@@ -71,6 +72,10 @@ type Config struct {
 	// which belongs to the IAM service vmware-solutions: with it instances reach
 	// HPCS under a service authorization. Without it they need API keys.
 	ServiceAPIKeyFile string `env:"KMIP_SERVICE_API_KEY_FILE"`
+	// CheckInterval is within what time each instance's key manager is checked
+	// once, unless it was used meanwhile; all control planes of a cell have the
+	// same.
+	CheckInterval time.Duration `env:"KMIP_CHECK_INTERVAL" envDefault:"15m"`
 }
 
 // ReadConfig fills a Config from environment variables. What they hold is
@@ -114,6 +119,9 @@ func (c Config) check() (parts, error) {
 		if _, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil {
 			problem(listen[0], "%q is not an address; set it to host:port, for example 127.0.0.1:8080", listen[1])
 		}
+	}
+	if c.CheckInterval < time.Second {
+		problem("KMIP_CHECK_INTERVAL", "%s is too short; set it to one second or more, for example 15m", c.CheckInterval)
 	}
 	p.iam = iam.Config{URL: c.IAMURL, Issuer: c.IAMIssuer}
 	tokens, err := iam.NewTokens(p.iam)

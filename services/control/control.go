@@ -27,6 +27,7 @@ import (
 type Control struct {
 	log                    *slog.Logger
 	pool                   *pg.Pool
+	queue                  *pg.Jobs
 	api, admin             http.Handler
 	apiListen, adminListen net.Listener
 }
@@ -64,6 +65,10 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 	}
 	c.api = newAPI(h, observe(log, newRequestSeconds(reg)),
 		&gate{verify: verifier.Verify, authorize: h.authorize, limits: newLimits(time.Now), once: instances.Once})
+	c.queue = pg.NewJobs(c.pool, config.CheckInterval, log)
+	(&jobs{
+		instances: instances, unsettled: pg.NewUnsettled(c.pool), manager: p.manager, dedicated: p.dedicated, now: time.Now, log: log,
+	}).handle(c.queue)
 	c.admin = newAdmin(obs.Admin(reg, c.ready))
 	return c, nil
 }
@@ -74,21 +79,23 @@ func (c *Control) API() net.Addr { return c.apiListen.Addr() }
 // Admin returns the address of the admin listener.
 func (c *Control) Admin() net.Addr { return c.adminListen.Addr() }
 
-// Run answers on both listeners until ctx ends or one of them fails. Then it
-// takes no new request and returns when those it has are answered.
+// Run answers on both listeners and works jobs until ctx ends or one of them
+// fails. Then it takes no new request and no job, and returns when those it has
+// are done.
 func (c *Control) Run(ctx context.Context) error {
 	defer c.close()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	ended := make(chan error, 2)
-	serve := func(l net.Listener, h http.Handler) {
-		ended <- obs.Serve(ctx, c.log, l, h)
+	ended := make(chan error, 3)
+	run := func(part func() error) {
+		ended <- part()
 		stop()
 	}
-	go serve(c.apiListen, c.api)
-	go serve(c.adminListen, c.admin)
+	go run(func() error { return obs.Serve(ctx, c.log, c.apiListen, c.api) })
+	go run(func() error { return obs.Serve(ctx, c.log, c.adminListen, c.admin) })
+	go run(func() error { return c.queue.Run(ctx) })
 	c.log.Info("control plane listens", "api", c.API().String(), "admin", c.Admin().String())
-	err := errors.Join(<-ended, <-ended)
+	err := errors.Join(<-ended, <-ended, <-ended)
 	c.log.Info("control plane stopped")
 	return err
 }

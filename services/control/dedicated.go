@@ -86,12 +86,12 @@ func samePublicKey(a, b crypto.PublicKey) bool {
 // endpoint returns what an instance gets if it has no key manager yet.
 func (d *dedicated) endpoint(id tenant.ID) (*pg.Dedicated, error) {
 	name := string(id) + "." + d.domain
-	certificate, err := d.certificate(name)
+	certificate, _, err := d.certificate(name)
 	return &pg.Dedicated{HostName: name, ServerCertificate: certificate, FirstPort: d.first, LastPort: d.last}, err
 }
 
-// certificate signs a leaf for a host name.
-func (d *dedicated) certificate(hostName string) ([]byte, error) {
+// certificate signs a leaf for a host name and returns it in DER.
+func (d *dedicated) certificate(hostName string) (der []byte, notAfter time.Time, err error) {
 	serial := make([]byte, 16)
 	rand.Read(serial) // never fails
 	serial[0] &= 0x7f // positive
@@ -101,11 +101,13 @@ func (d *dedicated) certificate(hostName string) ([]byte, error) {
 		common, _, _ = strings.Cut(common, ".")
 	}
 	now := d.now()
-	return x509.CreateCertificate(rand.Reader, &x509.Certificate{
+	notAfter = now.AddDate(serverYears, 0, 0)
+	der, err = x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(serial),
 		Subject:      pkix.Name{CommonName: common}, DNSNames: []string{hostName},
-		NotBefore: now.Add(-time.Minute), NotAfter: now.AddDate(serverYears, 0, 0),
+		NotBefore: now.Add(-time.Minute), NotAfter: notAfter,
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
 	}, d.authority, d.nodes, d.signer)
+	return der, notAfter, err
 }

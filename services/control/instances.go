@@ -142,6 +142,11 @@ func (h *handlers) GetInstance(ctx context.Context, request server.GetInstanceRe
 		return nil, err
 	}
 	body, tag, err := h.show(ctx, instance)
+	if err == nil && instance.Status != pg.Removing {
+		var conditions []api.Condition
+		conditions, err = h.conditions(ctx, instance)
+		body.Conditions = &conditions
+	}
 	return server.GetInstance200JSONResponse{Body: body, Headers: server.GetInstance200ResponseHeaders{ETag: tag}}, err
 }
 

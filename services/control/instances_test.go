@@ -28,8 +28,13 @@ func TestInstanceLifeCycle(t *testing.T) {
 		t.Errorf("created_at %s", r.body)
 	}
 	path := "/v1/instances/" + made.ID
-	if got := c.call(t, "GET", path, ""); read[api.Instance](t, got, http.StatusOK) != made || got.header.Get("ETag") != r.header.Get("ETag") {
-		t.Errorf("got %s %s, made %s %s", got.header.Get("ETag"), got.body, r.header.Get("ETag"), r.body)
+	shown := c.call(t, "GET", path, "")
+	got := read[api.Instance](t, shown, http.StatusOK)
+	if all := *got.Conditions; len(all) != 1 || all[0].Type != api.ConditionTypeClientCertificates || all[0].Reason != "none" {
+		t.Errorf("conditions %+v", all)
+	}
+	if got.Conditions = nil; got != made || shown.header.Get("ETag") != r.header.Get("ETag") {
+		t.Errorf("got %s %s, made %s %s", shown.header.Get("ETag"), shown.body, r.header.Get("ETag"), r.body)
 	}
 	second := read[api.Instance](t, c.call(t, "POST", "/v1/instances", `{}`), http.StatusAccepted)
 	if !regexp.MustCompile(`^kmip-[a-z]{2}$`).MatchString(second.Name) {

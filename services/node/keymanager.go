@@ -99,15 +99,16 @@ func (k *keyManagers) load() error {
 	return nil
 }
 
-// counted makes every call to a tenant's key manager visible in m.
-func counted(managers engine.KeyManagers, m *metrics) engine.KeyManagers {
+// counted makes every call to a tenant's key manager visible in m, and what
+// came of it in u.
+func counted(managers engine.KeyManagers, m *metrics, u *uses) engine.KeyManagers {
 	return func(t *tenant.Tenant) (engine.KeyManager, error) {
 		manager, err := managers(t)
 		if err != nil {
 			m.keyManager.WithLabelValues(string(t.ID), "open", resultOf(err)).Inc()
 			return nil, err
 		}
-		return counter{manager, t.ID, m.keyManager}, nil
+		return counter{manager, t.ID, m.keyManager, u}, nil
 	}
 }
 
@@ -116,10 +117,12 @@ type counter struct {
 	engine.KeyManager
 	tenant tenant.ID
 	calls  *prometheus.CounterVec
+	uses   *uses
 }
 
 func (c counter) count(action string, err error) {
 	c.calls.WithLabelValues(string(c.tenant), action, resultOf(err)).Inc()
+	c.uses.note(c.tenant, action, err)
 }
 
 // Wrap implements engine.KeyManager.

@@ -16,6 +16,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
 	"github.com/kmip-for-vmware/kmip/libs/wire"
 )
 
@@ -67,15 +68,16 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *Node, err error) {
 		follow.disk = &diskCopy{path: filepath.Join(c.StateFolder, copyFile), keyring: p.managers.keyring}
 	}
 	newAge(registry, follow)
+	used := &uses{tenants: make(map[tenant.ID]*use)}
 	respond := &wire.Responder{
-		Engine: engine.New(engine.Config{Objects: pg.NewObjects(n.pool), KeyManagers: counted(p.managers.open, m), Now: time.Now}),
+		Engine: engine.New(engine.Config{Objects: pg.NewObjects(n.pool), KeyManagers: counted(p.managers.open, m, used), Now: time.Now}),
 		Now:    time.Now, Vendor: vendor,
 	}
 	n.server = newServer(p.port, p.certificate, follow, respond, n.log, m, time.Now)
 	n.server.doors.host, n.server.doors.offset = p.host, c.DedicatedPortOffset
 	n.server.drainDelay = c.DrainDelay
 	follow.replaced = n.server.replaced
-	n.reporter = &reporter{reports: pg.NewReports(n.pool, c.Name), server: n.server, rival: rate.Sometimes{Interval: complainEvery}}
+	n.reporter = &reporter{reports: pg.NewReports(n.pool, c.Name), server: n.server, uses: used, rival: rate.Sometimes{Interval: complainEvery}}
 	n.adminAPI = obs.Admin(registry, func(context.Context) error { return n.server.ready() })
 	return n, nil
 }

@@ -14,11 +14,13 @@ const (
 	reportTimeout  = 3 * time.Second
 )
 
-// reporter tells the database what is in force on this node and who was turned
-// away. While the database is away refusals wait in memory.
+// reporter tells the database what is in force on this node, who was turned
+// away and whose key managers served it. While the database is away the latter
+// two wait in memory.
 type reporter struct {
 	reports *pg.Reports
 	server  *server
+	uses    *uses
 	rival   rate.Sometimes // bounds the log
 }
 
@@ -34,6 +36,7 @@ func (r *reporter) run(ctx context.Context) {
 		case <-tick.C:
 			r.inForce(ctx)
 			r.refusals(ctx)
+			r.used(ctx)
 		case <-ctx.Done():
 			return
 		}
@@ -43,6 +46,7 @@ func (r *reporter) run(ctx context.Context) {
 // signOff reports for the last time.
 func (r *reporter) signOff(ctx context.Context) {
 	r.refusals(ctx)
+	r.used(ctx)
 	r.try(ctx, r.reports.SignOff)
 }
 
@@ -72,6 +76,20 @@ func (r *reporter) refusals(ctx context.Context) {
 		if err != nil {
 			// One whose outcome is unknown may be counted twice.
 			r.server.refusals.add(counted)
+		}
+		return err
+	})
+}
+
+func (r *reporter) used(ctx context.Context) {
+	served, denied := r.uses.take(r.server.now())
+	if len(served)+len(denied) == 0 {
+		return
+	}
+	r.try(ctx, func(ctx context.Context) error {
+		err := r.reports.Used(ctx, served, denied)
+		if err != nil {
+			r.uses.again(append(served, denied...)...)
 		}
 		return err
 	})

@@ -25,7 +25,7 @@ func TestReports(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.awaitRevision(t, instance.Revision)
-	r := &reporter{reports: pg.NewReports(pool, "node-1"), server: c.server}
+	r := &reporter{reports: pg.NewReports(pool, "node-1"), server: c.server, uses: c.uses}
 	r.inForce(t.Context())
 	nodes, err := instances.Nodes(t.Context())
 	if err != nil || len(nodes) != 1 || nodes[0] != (pg.Node{Name: "node-1", Revision: instance.Revision, Heard: true}) {

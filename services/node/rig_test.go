@@ -71,6 +71,7 @@ type cell struct {
 	address  string
 	roots    *x509.CertPool
 	vault    *enginetest.Vault
+	uses     *uses
 	registry *prometheus.Registry
 	applied  chan struct{}      // gets a value after each change of the configuration
 	stop     context.CancelFunc // ends the node
@@ -84,7 +85,8 @@ func serveCell(t *testing.T, p ports) *cell {
 	if p.vault == nil {
 		p.vault = enginetest.NewKeyManager()
 	}
-	c := &cell{roots: shown.roots, vault: p.vault, applied: make(chan struct{}, 1), ended: make(chan struct{})}
+	used := &uses{tenants: make(map[tenant.ID]*use)}
+	c := &cell{roots: shown.roots, vault: p.vault, uses: used, applied: make(chan struct{}, 1), ended: make(chan struct{})}
 	log := slog.New(slog.NewJSONHandler(t.Output(), nil))
 	c.registry = obs.NewRegistry()
 	m := newMetrics(c.registry)
@@ -93,7 +95,7 @@ func serveCell(t *testing.T, p ports) *cell {
 		follow.ageLimit = time.Hour
 	}
 	var respond responder = &wire.Responder{
-		Engine: engine.New(engine.Config{Objects: p.objects, KeyManagers: counted(c.vault.KeyManagers, m), Now: time.Now}),
+		Engine: engine.New(engine.Config{Objects: p.objects, KeyManagers: counted(c.vault.KeyManagers, m, c.uses), Now: time.Now}),
 		Now:    time.Now, Vendor: "test",
 	}
 	if p.wrap != nil {

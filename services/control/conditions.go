@@ -1,0 +1,153 @@
+package control
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/kmip-for-vmware/kmip/api"
+	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
+	"github.com/kmip-for-vmware/kmip/libs/pg"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
+)
+
+// conditionsOf says in conditions what a check of a key manager has found:
+// whether it is ready, and if so whether it would delete standard keys.
+func conditionsOf(k tenant.KeyManager, ready, destroy error) []pg.Condition {
+	all := []pg.Condition{conditionOf(pg.KeyManagerReady, ready, "The key manager does what making and reading keys needs.")}
+	if ready != nil && destroy == nil {
+		all = append(all, pg.Condition{
+			Type: pg.DestroyPermitted, Status: pg.Unknown, Reason: "not_tried", Message: "This shows when the key manager is ready.",
+		})
+	} else {
+		all = append(all, conditionOf(pg.DestroyPermitted, destroy, "The key manager deletes standard keys when a client destroys their objects."))
+	}
+	if len(k.SealedAPIKey) > 0 {
+		return all
+	}
+	authorization := pg.Condition{
+		Type: pg.ServiceAuthorization, Status: pg.True, Reason: "ready", Message: "The key manager lets this instance in under its service authorization.",
+	}
+	switch keyprotect.CauseOf(ready) {
+	case keyprotect.NotPermitted:
+		authorization.Status, authorization.Reason = pg.False, "not_permitted"
+		authorization.Message = "The service authorization from this instance to its key manager is missing, or lacks a role. Create it with the roles Viewer and VMware KMIP Manager; nothing else is to be done then."
+	case keyprotect.NoAnswer, keyprotect.APIKeyRefused:
+		if ready != nil {
+			authorization.Status, authorization.Reason, authorization.Message = pg.Unknown, "no_answer", "Whether the service authorization exists could not be found out. This is tried again."
+		}
+	default: // the key manager has let us in
+	}
+	return append(all, authorization)
+}
+
+// conditionOf makes a condition of how an attempt went.
+func conditionOf(t pg.ConditionType, err error, well string) pg.Condition {
+	if err == nil {
+		return pg.Condition{Type: t, Status: pg.True, Reason: "ready", Message: well}
+	}
+	cause := keyprotect.CauseOf(err)
+	c := pg.Condition{Type: t, Status: pg.False, Reason: string(cause), Message: fault.Public(err)}
+	if cause == keyprotect.NoAnswer {
+		c.Status = pg.Unknown
+	}
+	if t == pg.DestroyPermitted && cause == keyprotect.NotPermitted {
+		c.Message = "The key manager does not permit to delete standard keys: keys are made and read, but a client's Destroy fails. Give the owner of the API key the service role Manager, or the service authorization its full role."
+	}
+	return c
+}
+
+// conditions returns the stored conditions of an instance, and those that
+// follow from its certificates now.
+func (h *handlers) conditions(ctx context.Context, i pg.Instance) ([]api.Condition, error) {
+	stored, err := h.instances.ListConditions(ctx, i.Account, i.ID)
+	if err != nil {
+		return nil, err
+	}
+	clients, err := h.instances.ListCertificates(ctx, i.Account, i.ID)
+	if err != nil {
+		return nil, err
+	}
+	endpoints, err := h.instances.ListEndpoints(ctx, i.Account, i.ID)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]api.Condition, 0, len(stored)+2)
+	for _, c := range stored {
+		all = append(all, api.Condition{
+			Type: api.ConditionType(c.Type), Status: api.ConditionStatus(c.Status), Reason: c.Reason, Message: c.Message, Since: timestamp(c.Since),
+		})
+	}
+	all = append(all, clientCertificates(i, clients, h.now()))
+	if c, own := endpointCertificate(endpoints, h.now()); own {
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// warnBefore is how long before its end a certificate is complained about.
+const warnBefore = 30 * 24 * time.Hour
+
+// clientCertificates tells whether a client certificate ends soon; the first to
+// end is named.
+func clientCertificates(i pg.Instance, all []pg.Certificate, now time.Time) api.Condition {
+	c := api.Condition{
+		Type: api.ConditionTypeClientCertificates, Status: api.ConditionStatusFalse, Reason: "none", Since: timestamp(i.CreatedAt),
+		Message: "No client certificate is allowed. Add that of vCenter.",
+	}
+	if len(all) == 0 {
+		return c
+	}
+	first := all[0]
+	newest := first.CreatedAt
+	for _, other := range all[1:] {
+		if other.NotAfter.Before(first.NotAfter) {
+			first = other
+		}
+		if other.CreatedAt.After(newest) {
+			newest = other.CreatedAt
+		}
+	}
+	left := first.NotAfter.Sub(now)
+	days := int(math.Floor(left.Hours() / 24))
+	switch {
+	case left <= 0:
+		c.Reason, c.Since = "expired", timestamp(first.NotAfter)
+		c.Message = fmt.Sprintf("Client certificate `%s` has expired; who uses it is refused. Make a new one in vCenter, add that, and remove this one.", first.Name)
+	case left < warnBefore:
+		c.Reason, c.Since = "ends_soon", timestamp(first.NotAfter.Add(-warnBefore))
+		c.Message = fmt.Sprintf("Client certificate `%s` ends in %d days, at %s. Make a new one in vCenter, add that, and remove this one.", first.Name, days, timestamp(first.NotAfter).Format(time.RFC3339))
+	default:
+		c.Status, c.Reason, c.Since = api.ConditionStatusTrue, "valid", timestamp(newest)
+		c.Message = fmt.Sprintf("The first client certificate to end, `%s`, has %d days left.", first.Name, days)
+	}
+	return c
+}
+
+// endpointCertificate tells whether the server certificates of an instance's
+// own host names are renewed in time; own is false if it has none.
+func endpointCertificate(all []pg.Endpoint, now time.Time) (c api.Condition, own bool) {
+	var first *x509.Certificate
+	for _, e := range all {
+		leaf, err := x509.ParseCertificate(e.ServerCertificate)
+		if err == nil && (first == nil || leaf.NotAfter.Before(first.NotAfter)) {
+			first = leaf
+		}
+	}
+	if first == nil {
+		return c, false
+	}
+	end := timestamp(first.NotAfter).Format(time.RFC3339)
+	c = api.Condition{
+		Type: api.ConditionTypeEndpointCertificate, Status: api.ConditionStatusTrue, Reason: "valid", Since: timestamp(first.NotBefore),
+		Message: fmt.Sprintf("The server certificate ends at %s and is renewed 60 days before.", end),
+	}
+	if first.NotAfter.Sub(now) < warnBefore {
+		c.Status, c.Reason, c.Since = api.ConditionStatusFalse, "renewal_overdue", timestamp(first.NotAfter.Add(-warnBefore))
+		c.Message = fmt.Sprintf("The server certificate ends at %s and was not renewed. Tell the operator of the service.", end)
+	}
+	return c, true
+}

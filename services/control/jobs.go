@@ -1,0 +1,211 @@
+package control
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/kmip-for-vmware/kmip/libs/engine"
+	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
+	"github.com/kmip-for-vmware/kmip/libs/pg"
+	"github.com/kmip-for-vmware/kmip/libs/secret"
+	"github.com/kmip-for-vmware/kmip/libs/tenant"
+)
+
+// jobs does what nobody waits for. Any number of control planes do it side by
+// side; each job may be done twice, and begun again after a kill.
+type jobs struct {
+	instances *pg.Instances
+	unsettled *pg.Unsettled
+	manager   keyManagers
+	dedicated *dedicated // nil: no server certificate can be signed here
+	now       func() time.Time
+	log       *slog.Logger
+}
+
+// handle gives the queue its workers.
+func (j *jobs) handle(queue *pg.Jobs) {
+	pg.Handle(queue, j.checkKeyManager)
+	pg.Handle(queue, j.settleObjects)
+	pg.Handle(queue, j.renewCertificates)
+}
+
+// subject returns a job's instance, unless there is none with a key manager
+// any more.
+func (j *jobs) subject(ctx context.Context, s pg.Subject) (i pg.Instance, there bool, err error) {
+	i, err = j.instances.Get(ctx, s.Account, s.Instance)
+	if fault.KindOf(err) == fault.NotFound {
+		return i, false, nil
+	}
+	return i, i.KeyManager != nil, err
+}
+
+// open reaches an instance's key manager.
+func (j *jobs) open(i pg.Instance) (engine.KeyManager, error) {
+	ring, err := j.manager.ring()
+	if err != nil {
+		return nil, err
+	}
+	return j.manager.open(ring, &tenant.Tenant{ID: i.ID, Account: i.Account, Name: i.Name, Shared: i.Shared, KeyManager: i.KeyManager})
+}
+
+// checkKeyManager finds out whether an instance's key manager still does what
+// the service needs, and records the conditions. That it doesn't is no failure
+// of the job.
+func (j *jobs) checkKeyManager(ctx context.Context, job pg.CheckKeyManager) error {
+	i, there, err := j.subject(ctx, job.Subject)
+	if !there || err != nil {
+		return err
+	}
+	thorough, err := j.instances.NeedsThoroughCheck(ctx, i.Account, i.ID)
+	if err != nil {
+		return err
+	}
+	keys, ready := j.open(i)
+	var destroy error
+	if ready == nil {
+		limited, cancel := context.WithTimeout(ctx, checkDeadline)
+		defer cancel()
+		if ready = probe(limited, keys); ready == nil && thorough {
+			destroy = mayDelete(limited, keys)
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err() // ours was the failure, perhaps
+	}
+	if ready != nil {
+		j.log.WarnContext(ctx, "a key manager does not do what is needed", "tenant", i.ID, "error", ready)
+	}
+	return j.instances.SetConditions(ctx, i.Account, i.ID, *i.KeyManager, conditionsOf(*i.KeyManager, ready, destroy))
+}
+
+// probe wraps and unwraps once, and asks for a standard key that does not
+// exist: who may read is told so, who may not is refused before. Nothing is
+// left in the key manager, where each key would be seen, listed and paid for.
+func probe(ctx context.Context, keys engine.KeyManager) error {
+	id := kmip.ObjectID("check_" + uuid.NewString())
+	binding := engine.Binding{Tenant: "check", Object: id}
+	sent := secret.Random(32)
+	defer sent.Wipe()
+	wrapped, err := keys.Wrap(ctx, sent, binding)
+	if err != nil {
+		return err
+	}
+	got, err := keys.Unwrap(ctx, wrapped, binding)
+	if err != nil {
+		return err
+	}
+	defer got.Wipe()
+	if !got.Equal(sent) {
+		return fault.New(fault.Corrupt, "The key manager unwrapped other bytes than were wrapped.")
+	}
+	_, err = keys.Load(ctx, id, engine.KeyRef(uuid.NewString()))
+	if errors.Is(err, engine.ErrGone) {
+		return nil
+	}
+	return err
+}
+
+// mayDelete finds out in the same way whether standard keys could be deleted.
+func mayDelete(ctx context.Context, keys engine.KeyManager) error {
+	return keys.Delete(ctx, engine.KeyRef(uuid.NewString()))
+}
+
+// settleObjects finishes what clients began and nodes could not end: a Create
+// whose standard key exists becomes a key, one without leaves nothing, and a
+// Destroy is carried through.
+func (j *jobs) settleObjects(ctx context.Context, job pg.SettleObjects) error {
+	i, there, err := j.subject(ctx, job.Subject)
+	if !there || err != nil {
+		return err
+	}
+	keys, err := j.open(i)
+	if err != nil {
+		return err
+	}
+	rows, err := j.unsettled.List(ctx, i.ID)
+	if err != nil || len(rows) == 0 {
+		return err
+	}
+	var failed []error
+	for _, r := range rows {
+		settle := j.settlePending
+		if r.Phase == engine.Destroying {
+			settle = j.settleDestroying
+		}
+		if err := settle(ctx, keys, i.ID, r); err != nil && !errors.Is(err, engine.ErrConflict) {
+			failed = append(failed, fmt.Errorf("%s: %w", r.Object.ID, err))
+		}
+	}
+	if len(failed) > 0 {
+		return errors.Join(failed...)
+	}
+	return pg.ErrMoreToDo
+}
+
+// settlePending decides what became of a Create that was never answered.
+func (j *jobs) settlePending(ctx context.Context, keys engine.KeyManager, t tenant.ID, r engine.Record) error {
+	ref, err := keys.Find(ctx, r.Object.ID)
+	var stored engine.Envelope
+	if err == nil {
+		stored, err = keys.Load(ctx, r.Object.ID, ref)
+	}
+	switch {
+	case errors.Is(err, engine.ErrNotFound), errors.Is(err, engine.ErrGone):
+		return j.unsettled.Drop(ctx, t, r)
+	case err != nil:
+		return err
+	case stored.Tenant != t || string(stored.Object.Digest) != string(r.Object.Digest):
+		return fault.New(fault.Corrupt, "The standard key holds another key than the ledger's row.")
+	}
+	j.log.WarnContext(ctx, "a key was made that no client was told of", "tenant", t, "unique_identifier", r.Object.ID)
+	return j.unsettled.Claim(ctx, t, r, ref)
+}
+
+// settleDestroying deletes the standard key of an object that a client asked to
+// destroy.
+func (j *jobs) settleDestroying(ctx context.Context, keys engine.KeyManager, t tenant.ID, r engine.Record) error {
+	if err := keys.Delete(ctx, r.KeyRef); err != nil {
+		return err
+	}
+	return j.unsettled.FinishDestroy(ctx, t, r)
+}
+
+// renewBefore is how long before its end a server certificate is signed again;
+// take_due_work has the same number.
+const renewBefore = 60 * 24 * time.Hour
+
+// renewCertificates signs the server certificates of an instance's own host
+// names again that end soon, over the same key, so that nodes need nothing new.
+func (j *jobs) renewCertificates(ctx context.Context, job pg.RenewCertificates) error {
+	endpoints, err := j.instances.ListEndpoints(ctx, job.Account, job.Instance)
+	if fault.KindOf(err) == fault.NotFound {
+		return nil
+	}
+	for _, e := range endpoints {
+		if e.ServerCertificate == nil {
+			continue
+		}
+		leaf, parseErr := x509.ParseCertificate(e.ServerCertificate)
+		if parseErr == nil && leaf.NotAfter.Sub(j.now()) > renewBefore {
+			err = errors.Join(err, j.instances.NoteCertificate(ctx, job.Account, job.Instance, e, leaf.NotAfter))
+			continue
+		}
+		if j.dedicated == nil {
+			return errors.New("KMIP_DEDICATED_ENDPOINTS is not set: a server certificate can't be signed again")
+		}
+		der, notAfter, signErr := j.dedicated.certificate(e.HostName)
+		if signErr != nil {
+			return signErr
+		}
+		j.log.InfoContext(ctx, "server certificate renewed", "tenant", job.Instance, "host_name", e.HostName, "not_after", notAfter)
+		err = errors.Join(err, j.instances.RenewCertificate(ctx, job.Account, job.Instance, e, der, notAfter))
+	}
+	return err
+}
