@@ -86,14 +86,15 @@ func settings(t *testing.T, cloud *ibmCloud, database string) map[string]string 
 	}
 }
 
-// start runs a control plane until the test ends, with changes to its settings.
-func start(t *testing.T, changes ...func(environment map[string]string)) *cell {
+// start runs a control plane until the test ends; changes are pairs of a
+// setting and its value.
+func start(t *testing.T, changes ...string) *cell {
 	t.Helper()
 	database := pgtest.Database(t)
 	cloud := newIBMCloud(t)
 	environment := settings(t, cloud, pgtest.URL(t, database, "kmip_control"))
-	for _, change := range changes {
-		change(environment)
+	for i := 0; i < len(changes); i += 2 {
+		environment[changes[i]] = changes[i+1]
 	}
 	config, err := control.ReadConfig(environment)
 	if err != nil {

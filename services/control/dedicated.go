@@ -101,7 +101,7 @@ func (d *dedicated) certificate(hostName string) (der []byte, notAfter time.Time
 		common, _, _ = strings.Cut(common, ".")
 	}
 	now := d.now()
-	notAfter = now.AddDate(serverYears, 0, 0)
+	notAfter = now.AddDate(serverYears, 0, 0).Truncate(time.Second)
 	der, err = x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(serial),
 		Subject:      pkix.Name{CommonName: common}, DNSNames: []string{hostName},

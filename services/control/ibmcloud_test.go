@@ -43,7 +43,9 @@ type ibmCloud struct {
 	keys  map[string]map[string]any // of Key Protect, by id
 	calls int                       // to Key Protect
 	fault http.HandlerFunc          // answers Key Protect's calls if set
-	down  bool                      // IAM answers 503
+	// refuse gives Key Protect's refusal of a call; 0: it is carried out.
+	refuse func(r *http.Request) (status int, code string)
+	down   bool // IAM answers 503
 	// authorized are CRNs of KMIP instances that have a service authorization.
 	authorized map[string]bool
 
@@ -105,6 +107,13 @@ func (c *ibmCloud) setWriter(writer bool) {
 	c.writer = writer
 }
 
+// setRefusal makes Key Protect refuse calls; nil heals it.
+func (c *ibmCloud) setRefusal(refuse func(r *http.Request) (status int, code string)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refuse = refuse
+}
+
 // stopIAM makes every call to IAM fail.
 func (c *ibmCloud) stopIAM() {
 	c.mu.Lock()
@@ -113,10 +122,22 @@ func (c *ibmCloud) stopIAM() {
 }
 
 // authorize gives a KMIP instance a service authorization to Key Protect.
-func (c *ibmCloud) authorize(crn string) {
+func (c *ibmCloud) authorize(crn string) { c.setAuthorized(crn, true) }
+
+func (c *ibmCloud) setAuthorized(crn string, is bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.authorized[crn] = true
+	c.authorized[crn] = is
+}
+
+// store puts a standard key into Key Protect.
+func (c *ibmCloud) store(id, name string, payload []byte, state int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keys[id] = map[string]any{
+		"id": id, "name": name, "payload": payload, "state": state, "deleted": state == 5, "extractable": true,
+		"creationDate": time.Now().UTC().Format(time.RFC3339), "keyRingID": "default",
+	}
 }
 
 // asked returns how many calls Key Protect has had.
@@ -204,12 +225,18 @@ func envelope(kind string, resources ...any) map[string]any {
 func (c *ibmCloud) serveKeyProtect(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	c.calls++
-	fault := c.fault
+	fault, refuse := c.fault, c.refuse
 	c.mu.Unlock()
 	w.Header().Set("Correlation-Id", uuid.NewString())
 	if fault != nil {
 		fault(w, r)
 		return
+	}
+	if refuse != nil {
+		if status, code := refuse(r); status != 0 {
+			kmsError(w, status, code)
+			return
+		}
 	}
 	token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
 	crn, _ := strings.CutPrefix(token, instanceToken)

@@ -258,9 +258,7 @@ func TestKeyManagerIsNotReached(t *testing.T) {
 func TestKeyProtectDedicated(t *testing.T) {
 	elsewhere := newIBMCloud(t)
 	crn := strings.Replace(kmsCRN(account), ":public:", ":dedicated:", 1)
-	c := start(t, func(environment map[string]string) {
-		environment["KMIP_KEY_MANAGER_ENDPOINTS"] += "," + crn + "=" + elsewhere.keyProtect.URL
-	})
+	c := start(t, "KMIP_KEY_MANAGER_ENDPOINTS", crn+"="+elsewhere.keyProtect.URL)
 	c.cloud.addResource(crn, "dedicated", "active")
 	list := read[api.AvailableKeyManagerCollection](t, c.call(t, "GET", "/v1/key_managers", ""), http.StatusOK)
 	if len(list.KeyManagers) != 1 || list.KeyManagers[0].Type != api.KeyManagerTypeKeyProtect || !list.KeyManagers[0].Usable {

@@ -251,7 +251,7 @@ func TestServiceAuthorizationRefused(t *testing.T) {
 	read[api.KeyManager](t, c.call(t, "PUT", path+"/key_manager", keyManagerBody(nil)), http.StatusOK)
 	refusal(t, c.call(t, "GET", path+"/service_authorization", ""), http.StatusConflict, api.ErrorCodeInvalidState, "", "needs no service authorization")
 
-	without := start(t, func(environment map[string]string) { delete(environment, "KMIP_SERVICE_API_KEY_FILE") })
+	without := start(t, "KMIP_SERVICE_API_KEY_FILE", "")
 	path = without.instance(t, "a")
 	refusal(t, without.call(t, "GET", path+"/service_authorization", ""), http.StatusConflict, api.ErrorCodeInvalidState, "", "owns no IAM service")
 }
