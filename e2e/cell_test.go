@@ -101,9 +101,9 @@ type cell struct {
 var readyLine = regexp.MustCompile(`^Ready in `)
 
 // startCell runs kmip-dev and waits until it is ready, or fails.
-func startCell(dir string, basePort int) (*cell, error) {
+func startCell(dir string, basePort int, more ...string) (*cell, error) {
 	c := &cell{dir: dir, basePort: basePort, printed: new(bytes.Buffer), ended: make(chan error, 1)}
-	c.command = exec.Command(filepath.Join(bin, "kmip-dev"), "run", "--run-dir", dir, "--base-port", strconv.Itoa(basePort))
+	c.command = exec.Command(filepath.Join(bin, "kmip-dev"), append([]string{"run", "--run-dir", dir, "--base-port", strconv.Itoa(basePort)}, more...)...)
 	out, err := c.command.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -188,20 +188,20 @@ func sharedCell(t *testing.T) *cell {
 	return shared.cell
 }
 
-// ownCell starts a cell for one test.
-func ownCell(t *testing.T) *cell {
+// ownCell starts a cell for one test, with more arguments to kmip-dev.
+func ownCell(t *testing.T, more ...string) *cell {
 	t.Helper()
 	dir, err := os.MkdirTemp(filepath.Dir(bin), "run-") //nolint:usetesting // PostgreSQL's user has to reach it
 	if err != nil {
 		t.Fatal(err)
 	}
-	return runCell(t, dir, freeBasePort())
+	return runCell(t, dir, freeBasePort(), more...)
 }
 
 // runCell starts a cell in a given folder and stops it with the test.
-func runCell(t *testing.T, dir string, basePort int) *cell {
+func runCell(t *testing.T, dir string, basePort int, more ...string) *cell {
 	t.Helper()
-	c, err := startCell(dir, basePort)
+	c, err := startCell(dir, basePort, more...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +235,13 @@ next:
 // eventually polls until f returns nil.
 func eventually(t *testing.T, f func(ctx context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	within(t, 30*time.Second, f)
+}
+
+// within polls until f returns nil, for so long.
+func within(t *testing.T, long time.Duration, f func(ctx context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), long)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -247,7 +253,7 @@ func eventually(t *testing.T, f func(ctx context.Context) error) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("not within 30 seconds: %v", err)
+			t.Fatalf("not within %s: %v", long, err)
 		}
 	}
 }

@@ -25,6 +25,8 @@ type Config struct {
 	RunDir   string // the run folder, made if there is none
 	BasePort int    // the first of the hundred ports
 	Programs string // folder with kmip-control, kmip-node and kmip-emulator
+	// CheckInterval is the control plane's KMIP_CHECK_INTERVAL; 0: its default.
+	CheckInterval time.Duration
 	Out      io.Writer
 }
 

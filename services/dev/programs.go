@@ -112,7 +112,11 @@ func (s *stack) emulatorArgs() []string {
 }
 
 func (s *stack) controlEnv() []string {
-	return append(s.sharedEnv(controlRole),
+	env := s.sharedEnv(controlRole)
+	if s.CheckInterval > 0 {
+		env = append(env, "KMIP_CHECK_INTERVAL="+s.CheckInterval.String())
+	}
+	return append(env,
 		"KMIP_REGION="+region,
 		"KMIP_RESOURCE_CONTROLLER_URL="+baseURL(s.ports.controller),
 		"KMIP_API_ADDRESS="+address(s.ports.api),

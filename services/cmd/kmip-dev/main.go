@@ -17,7 +17,8 @@ import (
 
 const usage = `usage: kmip-dev <command>
 
-  run --run-dir <folder> --base-port <port>   start a cell, play vCenter against it, stay until Ctrl-C
+  run --run-dir <folder> --base-port <port>   start a cell, play vCenter against it, stay until Ctrl-C;
+                                              --check-interval <duration>: key managers are checked so often
   clean --run-dir <folder>                    remove a run folder and everything that belongs to it
   install-postgresql                          install PostgreSQL if this machine has none`
 
@@ -35,6 +36,7 @@ func run(args []string) error {
 	flags := flag.NewFlagSet("kmip-dev "+args[0], flag.ExitOnError)
 	runDir := flags.String("run-dir", ".run", "`folder` that holds everything of a stack")
 	basePort := flags.Int("base-port", 25600, "first `port` of the hundred that a stack uses")
+	checkInterval := flags.Duration("check-interval", 0, "`duration` within which each key manager is checked; 0: the control plane's own")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -50,7 +52,7 @@ func run(args []string) error {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 		defer stop()
 		return dev.Run(ctx, dev.Config{
-			RunDir: *runDir, BasePort: *basePort, Programs: filepath.Dir(self), Out: os.Stdout,
+			RunDir: *runDir, BasePort: *basePort, Programs: filepath.Dir(self), Out: os.Stdout, CheckInterval: *checkInterval,
 		})
 	case "clean":
 		return dev.Clean(*runDir)
