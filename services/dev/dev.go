@@ -27,7 +27,7 @@ type Config struct {
 	Programs string // folder with kmip-control, kmip-node and kmip-emulator
 	// CheckInterval is the control plane's KMIP_CHECK_INTERVAL; 0: its default.
 	CheckInterval time.Duration
-	Out      io.Writer
+	Out           io.Writer
 }
 
 // The patience with what other programs do.
