@@ -154,7 +154,7 @@ func TestWhatIsDue(t *testing.T) {
 		t.Fatal(err)
 	}
 	due("after other settings", check(mine))
-	if err := s.Delete(t.Context(), account, mine.ID, nil); err != nil {
+	if _, err := s.Delete(t.Context(), account, mine.ID, nil); err != nil {
 		t.Fatal(err)
 	}
 	hour()
