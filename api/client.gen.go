@@ -511,6 +511,26 @@ type ErrorTarget struct {
 // Example: field
 type ErrorTargetType string
 
+// Event A call in the shape of IBM Cloud Activity Tracker (CADF), whose own documentation names the fields: `action`, `initiator`, `target`, `outcome`, `reason`, `severity`, `eventTime`, `correlationId` and others.
+type Event map[string]interface{}
+
+// EventCollection A page of the calls on an instance.
+type EventCollection struct {
+	// Events Newest first.
+	Events []Event `json:"events"`
+
+	// First The first page.
+	First PageLink `json:"first"`
+
+	// Limit How many entries the page has at most.
+	//
+	// Example: 50
+	Limit int32 `json:"limit"`
+
+	// Next The following page; absent on the last one.
+	Next *NextPageLink `json:"next,omitempty"`
+}
+
 // Fingerprint SHA-256 of a certificate's DER encoding, in hexadecimal.
 //
 // Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
@@ -546,8 +566,8 @@ type InForce struct {
 
 // Instance One KMIP for VMware instance.
 type Instance struct {
-	// Conditions What may change without anybody changing the settings. The key manager is checked every 15 minutes unless it is in use, and when it denies something. Absent in lists.
-	Conditions *[]Condition `json:"conditions,omitempty"`
+	// Conditions What may change without anybody changing the settings. The key manager is checked every 15 minutes unless it is in use, and when it denies something. Empty with status `removing`.
+	Conditions []Condition `json:"conditions"`
 
 	// CreatedAt UTC, whole seconds.
 	//
@@ -1053,6 +1073,15 @@ type CreateInstanceClientCertificateParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// ListInstanceEventsParams defines parameters for ListInstanceEvents.
+type ListInstanceEventsParams struct {
+	// Start The page to return, from `next.start` of the page before. Without it the first one.
+	Start *Start `form:"start,omitempty" json:"start,omitempty"`
+
+	// Limit How many to return at most.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+}
+
 // GetInstanceServiceAuthorizationParams defines parameters for GetInstanceServiceAuthorization.
 type GetInstanceServiceAuthorizationParams struct {
 	// KeyManagerCRN CRN of the key manager instance. May be left out once the instance is connected to it.
@@ -1261,6 +1290,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/instances/{id}/endpoints (the `ListInstanceEndpoints` operationId).
 	ListInstanceEndpoints(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListInstanceEvents List the calls that changed an instance
+	//
+	// Calls of this API on the instance that changed it or tried to, and those that were forbidden, of the last 30 days, newest first. Action `vmware-solutions.instances.view`.
+	//
+	// Corresponds with GET /v1/instances/{id}/events (the `ListInstanceEvents` operationId).
+	ListInstanceEvents(ctx context.Context, id InstanceID, params *ListInstanceEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ReplaceInstanceKeyManagerWithBody Connect an instance to its key manager
 	//
@@ -1554,6 +1590,23 @@ func (c *Client) DeleteInstanceClientCertificate(ctx context.Context, id Instanc
 // Corresponds with GET /v1/instances/{id}/endpoints (the `ListInstanceEndpoints` operationId).
 func (c *Client) ListInstanceEndpoints(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListInstanceEndpointsRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListInstanceEvents List the calls that changed an instance
+//
+// Calls of this API on the instance that changed it or tried to, and those that were forbidden, of the last 30 days, newest first. Action `vmware-solutions.instances.view`.
+//
+// Corresponds with GET /v1/instances/{id}/events (the `ListInstanceEvents` operationId).
+func (c *Client) ListInstanceEvents(ctx context.Context, id InstanceID, params *ListInstanceEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListInstanceEventsRequest(c.Server, id, params)
 	if err != nil {
 		return nil, err
 	}
@@ -2218,6 +2271,79 @@ func NewListInstanceEndpointsRequest(server string, id InstanceID) (*http.Reques
 	return req, nil
 }
 
+// NewListInstanceEventsRequest constructs an http.Request for the ListInstanceEvents method
+func NewListInstanceEventsRequest(server string, id InstanceID, params *ListInstanceEventsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/instances/%s/events", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Start != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "start", *params.Start, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewReplaceInstanceKeyManagerRequest calls the generic ReplaceInstanceKeyManager builder with application/json body
 func NewReplaceInstanceKeyManagerRequest(server string, id InstanceID, body ReplaceInstanceKeyManagerJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -2785,6 +2911,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/instances/{id}/endpoints (the `ListInstanceEndpoints` operationId).
 	ListInstanceEndpointsWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListInstanceEndpointsResponse, error)
+
+	// ListInstanceEventsWithResponse List the calls that changed an instance
+	//
+	// Calls of this API on the instance that changed it or tried to, and those that were forbidden, of the last 30 days, newest first. Action `vmware-solutions.instances.view`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/instances/{id}/events (the `ListInstanceEvents` operationId).
+	ListInstanceEventsWithResponse(ctx context.Context, id InstanceID, params *ListInstanceEventsParams, reqEditors ...RequestEditorFn) (*ListInstanceEventsResponse, error)
 
 	// ReplaceInstanceKeyManagerWithBodyWithResponse Connect an instance to its key manager
 	//
@@ -3908,6 +4043,110 @@ func (r ListInstanceEndpointsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListInstanceEndpointsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListInstanceEventsResponse401Headers the declared response headers of an HTTP 401 response for ListInstanceEvents
+type ListInstanceEventsResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// ListInstanceEventsResponse429Headers the declared response headers of an HTTP 429 response for ListInstanceEvents
+type ListInstanceEventsResponse429Headers struct {
+	RetryAfter int32
+}
+
+type ListInstanceEventsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *EventCollection
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListInstanceEventsResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ListInstanceEventsResponse429Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListInstanceEventsResponse) GetJSON200() *EventCollection {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r ListInstanceEventsResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r ListInstanceEventsResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r ListInstanceEventsResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r ListInstanceEventsResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r ListInstanceEventsResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r ListInstanceEventsResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r ListInstanceEventsResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListInstanceEventsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListInstanceEventsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListInstanceEventsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListInstanceEventsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -5056,6 +5295,21 @@ func (c *ClientWithResponses) ListInstanceEndpointsWithResponse(ctx context.Cont
 		return nil, err
 	}
 	return ParseListInstanceEndpointsResponse(rsp)
+}
+
+// ListInstanceEventsWithResponse List the calls that changed an instance
+//
+// Calls of this API on the instance that changed it or tried to, and those that were forbidden, of the last 30 days, newest first. Action `vmware-solutions.instances.view`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/instances/{id}/events (the `ListInstanceEvents` operationId).
+func (c *ClientWithResponses) ListInstanceEventsWithResponse(ctx context.Context, id InstanceID, params *ListInstanceEventsParams, reqEditors ...RequestEditorFn) (*ListInstanceEventsResponse, error) {
+	rsp, err := c.ListInstanceEvents(ctx, id, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListInstanceEventsResponse(rsp)
 }
 
 // ReplaceInstanceKeyManagerWithBodyWithResponse Connect an instance to its key manager
@@ -6208,6 +6462,104 @@ func ParseListInstanceEndpointsResponse(rsp *http.Response) (*ListInstanceEndpoi
 		response.Headers401 = &headers
 	case rsp.StatusCode == 429:
 		var headers ListInstanceEndpointsResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListInstanceEventsResponse parses an HTTP response from a ListInstanceEventsWithResponse call
+func ParseListInstanceEventsResponse(rsp *http.Response) (*ListInstanceEventsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListInstanceEventsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest EventCollection
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListInstanceEventsResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ListInstanceEventsResponse429Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int32
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {

@@ -40,18 +40,48 @@ type Condition struct {
 	Since   time.Time // of this status and reason; not read by SetConditions
 }
 
-// ListConditions returns the conditions of an instance by type, or ErrNotFound.
-func (s *Instances) ListConditions(ctx context.Context, account string, id tenant.ID) ([]Condition, error) {
-	var all []Condition
+// Standing is what the conditions of an instance follow from.
+type Standing struct {
+	Stored []Condition // by type
+	// FirstToEnd is the client certificate that ends first, with its name, end
+	// and time of creation alone; nil without one.
+	FirstToEnd *Certificate
+	// ServerCertificates are those of the instance's own host names, in DER.
+	ServerCertificates [][]byte
+}
+
+// Standings returns how instances of an account stand; those that the account
+// does not have are left out.
+func (s *Instances) Standings(ctx context.Context, account string, ids ...tenant.ID) (map[tenant.ID]*Standing, error) {
+	all := make(map[tenant.ID]*Standing, len(ids))
+	of := func(id string) *Standing {
+		if all[tenant.ID(id)] == nil {
+			all[tenant.ID(id)] = new(Standing)
+		}
+		return all[tenant.ID(id)]
+	}
 	err := s.in(ctx, account, func(q *queries.Queries) error {
-		if _, err := getInstance(ctx, q, account, id); err != nil {
+		conditions, err := q.ListConditions(ctx, texts(ids))
+		if err != nil {
 			return err
 		}
-		rows, err := q.ListConditions(ctx, string(id))
-		for _, row := range rows {
-			all = append(all, Condition{
+		for _, row := range conditions {
+			x := of(row.InstanceID)
+			x.Stored = append(x.Stored, Condition{
 				Type: ConditionType(row.Type), Status: ConditionStatus(row.Status), Reason: row.Reason, Message: row.Message, Since: row.Since,
 			})
+		}
+		clients, err := q.ListFirstToEnd(ctx, texts(ids))
+		if err != nil {
+			return err
+		}
+		for _, row := range clients {
+			of(row.InstanceID).FirstToEnd = &Certificate{Name: row.Name, NotAfter: row.NotAfter, CreatedAt: row.CreatedAt}
+		}
+		servers, err := q.ListServerCertificates(ctx, texts(ids))
+		for _, row := range servers {
+			x := of(row.InstanceID)
+			x.ServerCertificates = append(x.ServerCertificates, row.ServerCertificate)
 		}
 		return err
 	})

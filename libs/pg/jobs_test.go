@@ -191,11 +191,11 @@ func TestConditions(t *testing.T) {
 	}
 	get := func() Condition {
 		t.Helper()
-		all, err := s.ListConditions(t.Context(), account, i.ID)
-		if err != nil || len(all) != 1 {
+		all, err := s.Standings(t.Context(), account, i.ID)
+		if err != nil || len(all) != 1 || len(all[i.ID].Stored) != 1 {
 			t.Fatalf("%+v, %v", all, err)
 		}
-		return all[0]
+		return all[i.ID].Stored[0]
 	}
 	if err := set(account, *i.KeyManager, False, "root_key_gone", "Gone."); err != nil {
 		t.Fatal(err)
@@ -210,8 +210,8 @@ func TestConditions(t *testing.T) {
 	if err := set(stranger, *i.KeyManager, True, "ready", "x"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a stranger's condition: %v", err)
 	}
-	if _, err := s.ListConditions(t.Context(), stranger, i.ID); !errors.Is(err, ErrNotFound) {
-		t.Errorf("a stranger's list: %v", err)
+	if all, err := s.Standings(t.Context(), stranger, i.ID); err != nil || len(all) != 0 {
+		t.Errorf("a stranger's list: %+v, %v", all, err)
 	}
 	if err := set(account, newKeyManager(), True, "ready", "x"); err != nil || get().Status != False {
 		t.Errorf("of other settings: %v, %+v", err, get())

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/kmip-for-vmware/kmip/api"
+	"github.com/kmip-for-vmware/kmip/libs/audit"
 	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/libs/pgtest"
 	"github.com/kmip-for-vmware/kmip/services/control"
@@ -33,6 +34,7 @@ type cell struct {
 	database   string // URL, as its owner
 	cloud      *ibmCloud
 	log        *transcript
+	events     *transcript // of calls, one a line
 	seen       *transcript // every answer's headers and body
 	stop       func() error
 }
@@ -100,7 +102,8 @@ func start(t *testing.T, changes ...string) *cell {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &transcript{}
+	log, events := &transcript{}, &transcript{}
+	config.Events = audit.Lines(events)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	c, err := control.New(ctx, config, obs.NewLogger(log, "kmip-control"))
 	if err != nil {
@@ -117,7 +120,7 @@ func start(t *testing.T, changes ...string) *cell {
 	})
 	return &cell{
 		url: "http://" + c.API().String(), admin: "http://" + c.Admin().String(),
-		database: database, cloud: cloud, log: log, seen: &transcript{}, stop: stop,
+		database: database, cloud: cloud, log: log, events: events, seen: &transcript{}, stop: stop,
 	}
 }
 

@@ -60,56 +60,52 @@ func conditionOf(t pg.ConditionType, err error, well string) pg.Condition {
 	return c
 }
 
-// conditions returns the stored conditions of an instance, and those that
-// follow from its certificates now.
-func (h *handlers) conditions(ctx context.Context, i pg.Instance) ([]api.Condition, error) {
-	stored, err := h.instances.ListConditions(ctx, i.Account, i.ID)
-	if err != nil {
-		return nil, err
+// conditions returns the conditions of instances of one account: those that are
+// stored, and those that follow from certificates now.
+func (h *handlers) conditions(ctx context.Context, instances ...pg.Instance) (map[tenant.ID][]api.Condition, error) {
+	if len(instances) == 0 {
+		return nil, nil
 	}
-	clients, err := h.instances.ListCertificates(ctx, i.Account, i.ID)
-	if err != nil {
-		return nil, err
+	ids := make([]tenant.ID, 0, len(instances))
+	for _, i := range instances {
+		ids = append(ids, i.ID)
 	}
-	endpoints, err := h.instances.ListEndpoints(ctx, i.Account, i.ID)
-	if err != nil {
-		return nil, err
+	standings, err := h.instances.Standings(ctx, instances[0].Account, ids...)
+	all := make(map[tenant.ID][]api.Condition, len(instances))
+	for _, i := range instances {
+		all[i.ID] = []api.Condition{}
+		standing := standings[i.ID]
+		if standing == nil {
+			standing = new(pg.Standing)
+		}
+		if i.Status == pg.Removing {
+			continue
+		}
+		for _, c := range standing.Stored {
+			all[i.ID] = append(all[i.ID], api.Condition{
+				Type: api.ConditionType(c.Type), Status: api.ConditionStatus(c.Status), Reason: c.Reason, Message: c.Message, Since: timestamp(c.Since),
+			})
+		}
+		all[i.ID] = append(all[i.ID], clientCertificates(i, standing.FirstToEnd, h.now()))
+		if c, own := endpointCertificate(standing.ServerCertificates, h.now()); own {
+			all[i.ID] = append(all[i.ID], c)
+		}
 	}
-	all := make([]api.Condition, 0, len(stored)+2)
-	for _, c := range stored {
-		all = append(all, api.Condition{
-			Type: api.ConditionType(c.Type), Status: api.ConditionStatus(c.Status), Reason: c.Reason, Message: c.Message, Since: timestamp(c.Since),
-		})
-	}
-	all = append(all, clientCertificates(i, clients, h.now()))
-	if c, own := endpointCertificate(endpoints, h.now()); own {
-		all = append(all, c)
-	}
-	return all, nil
+	return all, err
 }
 
 // warnBefore is how long before its end a certificate is complained about.
 const warnBefore = 30 * 24 * time.Hour
 
-// clientCertificates tells whether a client certificate ends soon; the first to
-// end is named.
-func clientCertificates(i pg.Instance, all []pg.Certificate, now time.Time) api.Condition {
+// clientCertificates tells whether the client certificate that ends first does
+// so soon; nil: there is none.
+func clientCertificates(i pg.Instance, first *pg.Certificate, now time.Time) api.Condition {
 	c := api.Condition{
 		Type: api.ConditionTypeClientCertificates, Status: api.ConditionStatusFalse, Reason: "none", Since: timestamp(i.CreatedAt),
 		Message: "No client certificate is allowed. Add that of vCenter.",
 	}
-	if len(all) == 0 {
+	if first == nil {
 		return c
-	}
-	first := all[0]
-	newest := first.CreatedAt
-	for _, other := range all[1:] {
-		if other.NotAfter.Before(first.NotAfter) {
-			first = other
-		}
-		if other.CreatedAt.After(newest) {
-			newest = other.CreatedAt
-		}
 	}
 	left := first.NotAfter.Sub(now)
 	days := int(math.Floor(left.Hours() / 24))
@@ -121,7 +117,7 @@ func clientCertificates(i pg.Instance, all []pg.Certificate, now time.Time) api.
 		c.Reason, c.Since = "ends_soon", timestamp(first.NotAfter.Add(-warnBefore))
 		c.Message = fmt.Sprintf("Client certificate `%s` ends in %d days, at %s. Make a new one in vCenter, add that, and remove this one.", first.Name, days, timestamp(first.NotAfter).Format(time.RFC3339))
 	default:
-		c.Status, c.Reason, c.Since = api.ConditionStatusTrue, "valid", timestamp(newest)
+		c.Status, c.Reason, c.Since = api.ConditionStatusTrue, "valid", timestamp(first.CreatedAt)
 		c.Message = fmt.Sprintf("The first client certificate to end, `%s`, has %d days left.", first.Name, days)
 	}
 	return c
@@ -129,10 +125,10 @@ func clientCertificates(i pg.Instance, all []pg.Certificate, now time.Time) api.
 
 // endpointCertificate tells whether the server certificates of an instance's
 // own host names are renewed in time; own is false if it has none.
-func endpointCertificate(all []pg.Endpoint, now time.Time) (c api.Condition, own bool) {
+func endpointCertificate(all [][]byte, now time.Time) (c api.Condition, own bool) {
 	var first *x509.Certificate
-	for _, e := range all {
-		leaf, err := x509.ParseCertificate(e.ServerCertificate)
+	for _, der := range all {
+		leaf, err := x509.ParseCertificate(der)
 		if err == nil && (first == nil || leaf.NotAfter.Before(first.NotAfter)) {
 			first = leaf
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
+	"github.com/kmip-for-vmware/kmip/libs/audit"
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/iam"
 	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
@@ -76,6 +77,9 @@ type Config struct {
 	// once, unless it was used meanwhile; all control planes of a cell have the
 	// same.
 	CheckInterval time.Duration `env:"KMIP_CHECK_INTERVAL" envDefault:"15m"`
+	// Events takes a record of each call of the customer API; nil: nobody does,
+	// and those that change an instance are kept in the database alone.
+	Events audit.Sink `env:"-"`
 }
 
 // ReadConfig fills a Config from environment variables. What they hold is

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/kmip-for-vmware/kmip/api"
+	"github.com/kmip-for-vmware/kmip/libs/audit"
 	"github.com/kmip-for-vmware/kmip/libs/iam"
 	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
@@ -57,6 +58,15 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 	}
 	reg := obs.NewRegistry()
 	instances := pg.NewInstances(c.pool)
+	events := &recorder{
+		region: config.Region, sink: config.Events, instances: instances, now: time.Now,
+		failed: func(ctx context.Context, err error) {
+			log.ErrorContext(ctx, "an event could not be recorded", "error", err)
+		},
+	}
+	if events.sink == nil {
+		events.sink = func(audit.Event) error { return nil }
+	}
 	h := &handlers{
 		instances: instances, region: config.Region, public: p.public, endpoints: p.endpoints, authority: p.authority,
 		dedicated: p.dedicated,
@@ -64,7 +74,7 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 		roles: access.New(access.Config{Policies: p.cloud.Policies, Region: config.Region, Now: time.Now}),
 	}
 	c.api = newAPI(h, observe(log, newRequestSeconds(reg)),
-		&gate{verify: verifier.Verify, authorize: h.authorize, limits: newLimits(time.Now), once: instances.Once})
+		&gate{verify: verifier.Verify, authorize: h.authorize, limits: newLimits(time.Now), once: instances.Once, witness: events.record})
 	c.queue = pg.NewJobs(c.pool, config.CheckInterval, log)
 	(&jobs{
 		instances: instances, unsettled: pg.NewUnsettled(c.pool), manager: p.manager, dedicated: p.dedicated, now: time.Now, log: log,

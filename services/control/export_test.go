@@ -1,6 +1,7 @@
 package control
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 
@@ -34,6 +35,9 @@ func TableRoutes() []string {
 
 // Action returns the action that a route of the table asks for.
 func Action(route string) string { return routes[route].action }
+
+// EventRoutes returns the routes whose calls have a name in the record, sorted.
+func EventRoutes() []string { return slices.Sorted(maps.Keys(events)) }
 
 // AdminRoutes returns what the admin listener routes besides its document,
 // sorted.

@@ -93,8 +93,12 @@ func (h *handlers) ListInstances(ctx context.Context, request server.ListInstanc
 		last := string(found[limit-1].ID)
 		page.Next = &api.NextPageLink{Href: h.pageURL(ctx, last, limit), Start: last}
 	}
+	conditions, err := h.conditions(ctx, found...)
+	if err != nil {
+		return nil, err
+	}
 	for _, i := range found {
-		page.Instances = append(page.Instances, instanceModel(i, nodes))
+		page.Instances = append(page.Instances, instanceModel(i, nodes, conditions[i.ID]))
 	}
 	return server.ListInstances200JSONResponse(page), nil
 }
@@ -142,11 +146,6 @@ func (h *handlers) GetInstance(ctx context.Context, request server.GetInstanceRe
 		return nil, err
 	}
 	body, tag, err := h.show(ctx, instance)
-	if err == nil && instance.Status != pg.Removing {
-		var conditions []api.Condition
-		conditions, err = h.conditions(ctx, instance)
-		body.Conditions = &conditions
-	}
 	return server.GetInstance200JSONResponse{Body: body, Headers: server.GetInstance200ResponseHeaders{ETag: tag}}, err
 }
 
@@ -212,7 +211,11 @@ func (h *handlers) RestoreInstance(ctx context.Context, request server.RestoreIn
 // show returns an instance as the API shows it, with its entity tag.
 func (h *handlers) show(ctx context.Context, i pg.Instance) (api.Instance, string, error) {
 	nodes, err := h.instances.Nodes(ctx)
-	return instanceModel(i, nodes), etag(i), err
+	if err != nil {
+		return api.Instance{}, "", err
+	}
+	conditions, err := h.conditions(ctx, i)
+	return instanceModel(i, nodes, conditions[i.ID]), etag(i), err
 }
 
 // instance returns the caller's instance with an id, or errNoInstance.
@@ -255,10 +258,10 @@ func inForce(nodes []pg.Node, revision int64) api.InForce {
 	return f
 }
 
-func instanceModel(i pg.Instance, nodes []pg.Node) api.Instance {
+func instanceModel(i pg.Instance, nodes []pg.Node, conditions []api.Condition) api.Instance {
 	model := api.Instance{
 		ID: string(i.ID), Name: i.Name, Region: i.Region, Status: api.InstanceStatus(i.Status),
-		Suspended: i.Suspended, InForce: inForce(nodes, i.Revision),
+		Suspended: i.Suspended, InForce: inForce(nodes, i.Revision), Conditions: conditions,
 		CRN:       (&tenant.Tenant{ID: i.ID, Account: i.Account}).CRN(i.Region),
 		CreatedAt: timestamp(i.CreatedAt), UpdatedAt: timestamp(i.UpdatedAt),
 	}

@@ -43,7 +43,7 @@ func (j *jobs) subject(ctx context.Context, s pg.Subject) (i pg.Instance, there 
 	if fault.KindOf(err) == fault.NotFound {
 		return i, false, nil
 	}
-	return i, i.KeyManager != nil, err
+	return i, i.KeyManager != nil && i.Status != pg.Removing, err
 }
 
 // open reaches an instance's key manager.
@@ -184,17 +184,18 @@ const renewBefore = 60 * 24 * time.Hour
 // renewCertificates signs the server certificates of an instance's own host
 // names again that end soon, over the same key, so that nodes need nothing new.
 func (j *jobs) renewCertificates(ctx context.Context, job pg.RenewCertificates) error {
-	endpoints, err := j.instances.ListEndpoints(ctx, job.Account, job.Instance)
-	if fault.KindOf(err) == fault.NotFound {
-		return nil
+	i, there, err := j.subject(ctx, job.Subject)
+	if !there || err != nil {
+		return err
 	}
+	endpoints, err := j.instances.ListEndpoints(ctx, i.Account, i.ID)
 	for _, e := range endpoints {
 		if e.ServerCertificate == nil {
 			continue
 		}
 		leaf, parseErr := x509.ParseCertificate(e.ServerCertificate)
 		if parseErr == nil && leaf.NotAfter.Sub(j.now()) > renewBefore {
-			err = errors.Join(err, j.instances.NoteCertificate(ctx, job.Account, job.Instance, e, leaf.NotAfter))
+			err = errors.Join(err, j.instances.NoteCertificate(ctx, i.Account, i.ID, e, leaf.NotAfter))
 			continue
 		}
 		if j.dedicated == nil {
@@ -204,8 +205,8 @@ func (j *jobs) renewCertificates(ctx context.Context, job pg.RenewCertificates) 
 		if signErr != nil {
 			return signErr
 		}
-		j.log.InfoContext(ctx, "server certificate renewed", "tenant", job.Instance, "host_name", e.HostName, "not_after", notAfter)
-		err = errors.Join(err, j.instances.RenewCertificate(ctx, job.Account, job.Instance, e, der, notAfter))
+		j.log.InfoContext(ctx, "server certificate renewed", "tenant", i.ID, "host_name", e.HostName, "not_after", notAfter)
+		err = errors.Join(err, j.instances.RenewCertificate(ctx, i.Account, i.ID, e, der, notAfter))
 	}
 	return err
 }

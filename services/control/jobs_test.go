@@ -48,7 +48,7 @@ func (m member) conditions(t *testing.T) map[api.ConditionType]string {
 	t.Helper()
 	got := read[api.Instance](t, m.as(t, m.account, "GET", "/v1/instances/"+m.id, ""), http.StatusOK)
 	all := make(map[api.ConditionType]string)
-	for _, c := range *got.Conditions {
+	for _, c := range got.Conditions {
 		if all[c.Type] = fmt.Sprint(c.Status, " ", c.Reason); len(c.Message) < 20 || c.Since.IsZero() || !c.Status.Valid() || !c.Type.Valid() {
 			t.Errorf("condition %+v", c)
 		}

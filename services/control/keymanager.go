@@ -71,7 +71,7 @@ func (h *handlers) ReplaceInstanceKeyManager(ctx context.Context, request server
 			return nil, err
 		}
 	}
-	if _, err := h.instances.SetKeyManager(ctx, instance.Account, instance.ID, settings, own, conditionsOf(settings, nil, nil)...); err != nil {
+	if _, err := h.instances.SetKeyManager(ctx, instance.Account, instance.ID, settings, own, conditionsOf(settings, nil, destroy)...); err != nil {
 		return nil, orNoInstance(err)
 	}
 	model := keyManagerModel(settings)

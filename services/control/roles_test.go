@@ -42,6 +42,7 @@ var matrix = map[string]struct {
 	"GET /v1/instances/{id}/service_authorization":                   {roles: view},
 	"POST /v1/instances/{id}/service_authorization":                  {roles: administer, body: "{}"},
 	"GET /v1/instances/{id}/endpoints":                               {roles: view},
+	"GET /v1/instances/{id}/events":                                  {roles: view},
 	"GET /v1/instances/{id}/refusals":                                {roles: view},
 	"GET /v1/instances/{id}/client_certificates":                     {roles: view},
 	"POST /v1/instances/{id}/client_certificates":                    {roles: update, body: "{}"},

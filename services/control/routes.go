@@ -59,6 +59,7 @@ var routes = map[string]route{
 	"POST /v1/instances/{id}/service_authorization":                  {action: access.UpdateAccount, deadline: cloudDeadline, maxBody: smallBody, body: bodyOf[api.ServiceAuthorizationPrototype], cost: checkCost},
 	"GET /v1/instances/{id}/endpoints":                               {action: access.ViewInstances, deadline: quick},
 	"GET /v1/instances/{id}/refusals":                                {action: access.ViewInstances, deadline: quick},
+	"GET /v1/instances/{id}/events":                                  {action: access.ViewInstances, deadline: quick, query: []string{"start", "limit"}},
 	"GET /v1/instances/{id}/client_certificates":                     {action: access.ViewInstances, deadline: quick},
 	"POST /v1/instances/{id}/client_certificates":                    {action: access.UpdateInstances, deadline: quick, maxBody: pemBody, body: bodyOf[api.ClientCertificatePrototype], creates: true},
 	"DELETE /v1/instances/{id}/client_certificates/{certificate_id}": {action: access.UpdateInstances, deadline: quick},
@@ -103,7 +104,7 @@ func newAPI(h *handlers, outer func(http.Handler) http.Handler, g *gate) http.Ha
 		RequestErrorHandlerFunc: fail, ResponseErrorHandlerFunc: fail,
 	})
 	server.HandlerWithOptions(strict, server.ChiServerOptions{
-		BaseRouter: root.With(g.guard), ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) { fail(w, r, unbound(err)) },
+		BaseRouter: root.With(g.tell, g.guard), ErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) { fail(w, r, unbound(err)) },
 	})
 	return root
 }
@@ -122,6 +123,8 @@ type gate struct {
 	authorize func(ctx context.Context, action, instance string) error
 	limits    *limits
 	once      once
+	// witness is told of each call whose caller is known; nil: nobody is.
+	witness witness
 }
 
 // guard holds every request to its route's entry in the table.

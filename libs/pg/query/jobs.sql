@@ -5,7 +5,17 @@ SELECT kind::text AS kind, account::text AS account, instance_id::text AS instan
 SELECT report_use(@served::uuid[], @denied::uuid[]);
 
 -- name: ListConditions :many
-SELECT type, status, reason, message, since FROM instance_conditions WHERE instance_id = @instance_id ORDER BY type;
+SELECT instance_id, type, status, reason, message, since FROM instance_conditions
+WHERE instance_id = ANY (@instance_ids::uuid[]) ORDER BY instance_id, type;
+
+-- name: ListFirstToEnd :many
+-- Of each instance's client certificates the one that ends first.
+SELECT DISTINCT ON (instance_id) instance_id, name, not_after, created_at FROM client_certificates
+WHERE instance_id = ANY (@instance_ids::uuid[]) ORDER BY instance_id, not_after, id;
+
+-- name: ListServerCertificates :many
+SELECT instance_id, server_certificate FROM endpoints
+WHERE instance_id = ANY (@instance_ids::uuid[]) AND server_certificate IS NOT NULL ORDER BY instance_id, host_name;
 
 -- name: PutCondition :exec
 INSERT INTO instance_conditions AS c (instance_id, type, status, reason, message)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
+	"github.com/kmip-for-vmware/kmip/libs/audit"
 	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/services/control"
 )
@@ -30,6 +31,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	config.Events = audit.Lines(os.Stdout)
 	c, err := control.New(ctx, config, obs.NewLogger(os.Stderr, "kmip-control"))
 	if err != nil {
 		return err

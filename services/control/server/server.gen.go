@@ -45,6 +45,9 @@ type ServerInterface interface {
 	// ListInstanceEndpoints List the endpoints to enter in vCenter
 	// (GET /v1/instances/{id}/endpoints)
 	ListInstanceEndpoints(w http.ResponseWriter, r *http.Request, id InstanceID)
+	// ListInstanceEvents List the calls that changed an instance
+	// (GET /v1/instances/{id}/events)
+	ListInstanceEvents(w http.ResponseWriter, r *http.Request, id InstanceID, params ListInstanceEventsParams)
 	// ReplaceInstanceKeyManager Connect an instance to its key manager
 	// (PUT /v1/instances/{id}/key_manager)
 	ReplaceInstanceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID)
@@ -129,6 +132,12 @@ func (_ Unimplemented) DeleteInstanceClientCertificate(w http.ResponseWriter, r 
 // ListInstanceEndpoints List the endpoints to enter in vCenter
 // (GET /v1/instances/{id}/endpoints)
 func (_ Unimplemented) ListInstanceEndpoints(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListInstanceEvents List the calls that changed an instance
+// (GET /v1/instances/{id}/events)
+func (_ Unimplemented) ListInstanceEvents(w http.ResponseWriter, r *http.Request, id InstanceID, params ListInstanceEventsParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -575,6 +584,61 @@ func (siw *ServerInterfaceWrapper) ListInstanceEndpoints(w http.ResponseWriter, 
 	handler.ServeHTTP(w, r)
 }
 
+// ListInstanceEvents operation middleware
+func (siw *ServerInterfaceWrapper) ListInstanceEvents(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListInstanceEventsParams
+
+	// ------------- Optional query parameter "start" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "start", r.URL.Query(), &params.Start, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "start"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "start", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", r.URL.Query(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "limit"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "limit", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListInstanceEvents(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ReplaceInstanceKeyManager operation middleware
 func (siw *ServerInterfaceWrapper) ReplaceInstanceKeyManager(w http.ResponseWriter, r *http.Request) {
 
@@ -1010,6 +1074,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/instances/{id}/refusals", wrapper.ListInstanceRefusals)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/instances/{id}/events", wrapper.ListInstanceEvents)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/instances/{id}/client_certificates", wrapper.ListInstanceClientCertificates)
@@ -2333,6 +2400,129 @@ func (response ListInstanceEndpoints503JSONResponse) VisitListInstanceEndpointsR
 	return err
 }
 
+type ListInstanceEventsRequestObject struct {
+	ID     InstanceID `json:"id"`
+	Params ListInstanceEventsParams
+}
+
+type ListInstanceEventsResponseObject interface {
+	VisitListInstanceEventsResponse(w http.ResponseWriter) error
+}
+
+type ListInstanceEvents200JSONResponse EventCollection
+
+func (response ListInstanceEvents200JSONResponse) VisitListInstanceEventsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceEvents400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response ListInstanceEvents400JSONResponse) VisitListInstanceEventsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceEvents401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response ListInstanceEvents401JSONResponse) VisitListInstanceEventsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceEvents403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response ListInstanceEvents403JSONResponse) VisitListInstanceEventsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceEvents404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response ListInstanceEvents404JSONResponse) VisitListInstanceEventsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceEvents429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response ListInstanceEvents429JSONResponse) VisitListInstanceEventsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceEvents500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response ListInstanceEvents500JSONResponse) VisitListInstanceEventsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListInstanceEvents503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response ListInstanceEvents503JSONResponse) VisitListInstanceEventsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ReplaceInstanceKeyManagerRequestObject struct {
 	ID   InstanceID `json:"id"`
 	Body *ReplaceInstanceKeyManagerJSONRequestBody
@@ -3516,6 +3706,9 @@ type StrictServerInterface interface {
 	// ListInstanceEndpoints List the endpoints to enter in vCenter
 	// (GET /v1/instances/{id}/endpoints)
 	ListInstanceEndpoints(ctx context.Context, request ListInstanceEndpointsRequestObject) (ListInstanceEndpointsResponseObject, error)
+	// ListInstanceEvents List the calls that changed an instance
+	// (GET /v1/instances/{id}/events)
+	ListInstanceEvents(ctx context.Context, request ListInstanceEventsRequestObject) (ListInstanceEventsResponseObject, error)
 	// ReplaceInstanceKeyManager Connect an instance to its key manager
 	// (PUT /v1/instances/{id}/key_manager)
 	ReplaceInstanceKeyManager(ctx context.Context, request ReplaceInstanceKeyManagerRequestObject) (ReplaceInstanceKeyManagerResponseObject, error)
@@ -3836,6 +4029,33 @@ func (sh *strictHandler) ListInstanceEndpoints(w http.ResponseWriter, r *http.Re
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListInstanceEndpointsResponseObject); ok {
 		if err := validResponse.VisitListInstanceEndpointsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ListInstanceEvents operation middleware
+func (sh *strictHandler) ListInstanceEvents(w http.ResponseWriter, r *http.Request, id InstanceID, params ListInstanceEventsParams) {
+	var request ListInstanceEventsRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ListInstanceEvents(ctx, request.(ListInstanceEventsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListInstanceEvents")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ListInstanceEventsResponseObject); ok {
+		if err := validResponse.VisitListInstanceEventsResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -107,33 +107,95 @@ func (q *Queries) GetCheck(ctx context.Context, instanceID string) (bool, error)
 }
 
 const listConditions = `-- name: ListConditions :many
-SELECT type, status, reason, message, since FROM instance_conditions WHERE instance_id = $1 ORDER BY type
+SELECT instance_id, type, status, reason, message, since FROM instance_conditions
+WHERE instance_id = ANY ($1::uuid[]) ORDER BY instance_id, type
 `
 
-type ListConditionsRow struct {
-	Type    string
-	Status  string
-	Reason  string
-	Message string
-	Since   time.Time
-}
-
-func (q *Queries) ListConditions(ctx context.Context, instanceID string) ([]ListConditionsRow, error) {
-	rows, err := q.db.Query(ctx, listConditions, instanceID)
+func (q *Queries) ListConditions(ctx context.Context, instanceIds []string) ([]InstanceCondition, error) {
+	rows, err := q.db.Query(ctx, listConditions, instanceIds)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []ListConditionsRow
+	var items []InstanceCondition
 	for rows.Next() {
-		var i ListConditionsRow
+		var i InstanceCondition
 		if err := rows.Scan(
+			&i.InstanceID,
 			&i.Type,
 			&i.Status,
 			&i.Reason,
 			&i.Message,
 			&i.Since,
 		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listFirstToEnd = `-- name: ListFirstToEnd :many
+SELECT DISTINCT ON (instance_id) instance_id, name, not_after, created_at FROM client_certificates
+WHERE instance_id = ANY ($1::uuid[]) ORDER BY instance_id, not_after, id
+`
+
+type ListFirstToEndRow struct {
+	InstanceID string
+	Name       string
+	NotAfter   time.Time
+	CreatedAt  time.Time
+}
+
+// Of each instance's client certificates the one that ends first.
+func (q *Queries) ListFirstToEnd(ctx context.Context, instanceIds []string) ([]ListFirstToEndRow, error) {
+	rows, err := q.db.Query(ctx, listFirstToEnd, instanceIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListFirstToEndRow
+	for rows.Next() {
+		var i ListFirstToEndRow
+		if err := rows.Scan(
+			&i.InstanceID,
+			&i.Name,
+			&i.NotAfter,
+			&i.CreatedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listServerCertificates = `-- name: ListServerCertificates :many
+SELECT instance_id, server_certificate FROM endpoints
+WHERE instance_id = ANY ($1::uuid[]) AND server_certificate IS NOT NULL ORDER BY instance_id, host_name
+`
+
+type ListServerCertificatesRow struct {
+	InstanceID        string
+	ServerCertificate []byte
+}
+
+func (q *Queries) ListServerCertificates(ctx context.Context, instanceIds []string) ([]ListServerCertificatesRow, error) {
+	rows, err := q.db.Query(ctx, listServerCertificates, instanceIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListServerCertificatesRow
+	for rows.Next() {
+		var i ListServerCertificatesRow
+		if err := rows.Scan(&i.InstanceID, &i.ServerCertificate); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

@@ -19,3 +19,12 @@ type ClientCertificate struct {
 	CreatedAt   time.Time
 	Revision    int64
 }
+
+type InstanceCondition struct {
+	InstanceID string
+	Type       string
+	Status     string
+	Reason     string
+	Message    string
+	Since      time.Time
+}

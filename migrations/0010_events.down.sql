@@ -1,0 +1,4 @@
+SET lock_timeout = '5s';
+
+DROP FUNCTION record_event;
+DROP TABLE events;
