@@ -661,6 +661,12 @@ type InstancePrototype struct {
 // Example: inactive
 type InstanceStatus string
 
+// KeyCount The keys of an instance, by what protects them.
+type KeyCount struct {
+	// ByRootKeyVersion For each version of a root key.
+	ByRootKeyVersion []KeysByRootKeyVersion `json:"by_root_key_version"`
+}
+
 // KeyEstimate Keys of the key manager.
 type KeyEstimate struct {
 	// RootKeys Root keys, which the customer creates.
@@ -696,10 +702,16 @@ type KeyManager struct {
 	// Example: default
 	KeyRing KeyRing `json:"key_ring"`
 
+	// Keys When the key manager itself was asked for.
+	Keys *KeyCount `json:"keys,omitempty"`
+
 	// Message What is missing, and what to do. Absent when nothing is.
 	//
 	// Example: Keys can be made and read, but Destroy can't remove them.
 	Message *string `json:"message,omitempty"`
+
+	// Move While keys are moved to this root key.
+	Move *KeyMove `json:"move,omitempty"`
 
 	// RootKeyID A UUID in lower case.
 	//
@@ -751,10 +763,53 @@ type KeyManagerReason = string
 // Example: key_protect
 type KeyManagerType string
 
+// KeyMove The moving of keys to the root key in use. Absent when none is under way.
+type KeyMove struct {
+	// Done Those under the root key in use.
+	Done Quantity `json:"done"`
+
+	// Failed Those that could not be moved in the last round. They are tried again.
+	Failed Quantity `json:"failed"`
+
+	// FormerRootKeys Root keys that are needed until the move has ended.
+	FormerRootKeys []RootKeyReference `json:"former_root_keys"`
+
+	// Message Why the last of them could not, and what to do. Absent if none failed.
+	//
+	// Example: The root key is disabled. Enable it in the key manager.
+	Message *string `json:"message,omitempty"`
+
+	// Total Keys of the instance.
+	Total Quantity `json:"total"`
+}
+
 // KeyRing Key ring of the root key. The keys made for VMware are stored in it.
 //
 // Example: default
 type KeyRing = string
+
+// KeysByRootKeyVersion Keys under one version of a root key.
+type KeysByRootKeyVersion struct {
+	// InstanceCRN Cloud resource name of a service instance.
+	//
+	// Example: crn:v1:bluemix:public:kms:us-south:a/0123456789abcdef0123456789abcdef:11111111-2222-4333-8444-555555555555::
+	InstanceCRN InstanceCRN `json:"instance_crn"`
+
+	// Keys How many.
+	//
+	// Example: 100
+	Keys Quantity `json:"keys"`
+
+	// RootKeyID A UUID in lower case.
+	//
+	// Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
+	RootKeyID Identifier `json:"root_key_id"`
+
+	// Version The version, as the key manager named it when the keys were wrapped.
+	//
+	// Example: 99999999-8888-4777-8666-555555555555
+	Version string `json:"version"`
+}
 
 // Location Path of a resource on this listener.
 //
@@ -949,6 +1004,19 @@ type RootKeyState string
 type RootKeyCollection struct {
 	// RootKeys Oldest first.
 	RootKeys []RootKey `json:"root_keys"`
+}
+
+// RootKeyReference A root key in a key manager.
+type RootKeyReference struct {
+	// InstanceCRN Cloud resource name of a service instance.
+	//
+	// Example: crn:v1:bluemix:public:kms:us-south:a/0123456789abcdef0123456789abcdef:11111111-2222-4333-8444-555555555555::
+	InstanceCRN InstanceCRN `json:"instance_crn"`
+
+	// RootKeyID A UUID in lower case.
+	//
+	// Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
+	RootKeyID Identifier `json:"root_key_id"`
 }
 
 // ServiceAuthorization The IAM service authorization from an instance to its key manager.
@@ -1298,6 +1366,13 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/instances/{id}/events (the `ListInstanceEvents` operationId).
 	ListInstanceEvents(ctx context.Context, id InstanceID, params *ListInstanceEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetInstanceKeyManager Get the key manager of an instance
+	//
+	// The settings, what protects how many keys, and while keys are moved to another root key how far that has come. Action `vmware-solutions.instances.view`.
+	//
+	// Corresponds with GET /v1/instances/{id}/key_manager (the `GetInstanceKeyManager` operationId).
+	GetInstanceKeyManager(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ReplaceInstanceKeyManagerWithBody Connect an instance to its key manager
 	//
 	// Before anything is stored, the service wraps, stores, reads, lists, unwraps and deletes a probe key with the given settings; this may take some seconds. The API key is stored encrypted and never returned. Without one, the service acts as this instance: that takes an IAM service authorization from the instance to the key manager. The first key manager decides the endpoints: with `key_protect` the instance stays at the shared ones, with `hpcs` it gets a host name and a port of its own. Action `vmware-solutions.account.update`.
@@ -1607,6 +1682,23 @@ func (c *Client) ListInstanceEndpoints(ctx context.Context, id InstanceID, reqEd
 // Corresponds with GET /v1/instances/{id}/events (the `ListInstanceEvents` operationId).
 func (c *Client) ListInstanceEvents(ctx context.Context, id InstanceID, params *ListInstanceEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListInstanceEventsRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetInstanceKeyManager Get the key manager of an instance
+//
+// The settings, what protects how many keys, and while keys are moved to another root key how far that has come. Action `vmware-solutions.instances.view`.
+//
+// Corresponds with GET /v1/instances/{id}/key_manager (the `GetInstanceKeyManager` operationId).
+func (c *Client) GetInstanceKeyManager(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetInstanceKeyManagerRequest(c.Server, id)
 	if err != nil {
 		return nil, err
 	}
@@ -2344,6 +2436,40 @@ func NewListInstanceEventsRequest(server string, id InstanceID, params *ListInst
 	return req, nil
 }
 
+// NewGetInstanceKeyManagerRequest constructs an http.Request for the GetInstanceKeyManager method
+func NewGetInstanceKeyManagerRequest(server string, id InstanceID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/instances/%s/key_manager", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewReplaceInstanceKeyManagerRequest calls the generic ReplaceInstanceKeyManager builder with application/json body
 func NewReplaceInstanceKeyManagerRequest(server string, id InstanceID, body ReplaceInstanceKeyManagerJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -2920,6 +3046,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/instances/{id}/events (the `ListInstanceEvents` operationId).
 	ListInstanceEventsWithResponse(ctx context.Context, id InstanceID, params *ListInstanceEventsParams, reqEditors ...RequestEditorFn) (*ListInstanceEventsResponse, error)
+
+	// GetInstanceKeyManagerWithResponse Get the key manager of an instance
+	//
+	// The settings, what protects how many keys, and while keys are moved to another root key how far that has come. Action `vmware-solutions.instances.view`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/instances/{id}/key_manager (the `GetInstanceKeyManager` operationId).
+	GetInstanceKeyManagerWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*GetInstanceKeyManagerResponse, error)
 
 	// ReplaceInstanceKeyManagerWithBodyWithResponse Connect an instance to its key manager
 	//
@@ -4153,6 +4288,110 @@ func (r ListInstanceEventsResponse) ContentType() string {
 	return ""
 }
 
+// GetInstanceKeyManagerResponse401Headers the declared response headers of an HTTP 401 response for GetInstanceKeyManager
+type GetInstanceKeyManagerResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// GetInstanceKeyManagerResponse429Headers the declared response headers of an HTTP 429 response for GetInstanceKeyManager
+type GetInstanceKeyManagerResponse429Headers struct {
+	RetryAfter int32
+}
+
+type GetInstanceKeyManagerResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *KeyManager
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetInstanceKeyManagerResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *GetInstanceKeyManagerResponse429Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetInstanceKeyManagerResponse) GetJSON200() *KeyManager {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r GetInstanceKeyManagerResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r GetInstanceKeyManagerResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r GetInstanceKeyManagerResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r GetInstanceKeyManagerResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r GetInstanceKeyManagerResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r GetInstanceKeyManagerResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r GetInstanceKeyManagerResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetInstanceKeyManagerResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetInstanceKeyManagerResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetInstanceKeyManagerResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetInstanceKeyManagerResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ReplaceInstanceKeyManagerResponse401Headers the declared response headers of an HTTP 401 response for ReplaceInstanceKeyManager
 type ReplaceInstanceKeyManagerResponse401Headers struct {
 	WWWAuthenticate string
@@ -5310,6 +5549,21 @@ func (c *ClientWithResponses) ListInstanceEventsWithResponse(ctx context.Context
 		return nil, err
 	}
 	return ParseListInstanceEventsResponse(rsp)
+}
+
+// GetInstanceKeyManagerWithResponse Get the key manager of an instance
+//
+// The settings, what protects how many keys, and while keys are moved to another root key how far that has come. Action `vmware-solutions.instances.view`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/instances/{id}/key_manager (the `GetInstanceKeyManager` operationId).
+func (c *ClientWithResponses) GetInstanceKeyManagerWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*GetInstanceKeyManagerResponse, error) {
+	rsp, err := c.GetInstanceKeyManager(ctx, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetInstanceKeyManagerResponse(rsp)
 }
 
 // ReplaceInstanceKeyManagerWithBodyWithResponse Connect an instance to its key manager
@@ -6560,6 +6814,104 @@ func ParseListInstanceEventsResponse(rsp *http.Response) (*ListInstanceEventsRes
 		response.Headers401 = &headers
 	case rsp.StatusCode == 429:
 		var headers ListInstanceEventsResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetInstanceKeyManagerResponse parses an HTTP response from a GetInstanceKeyManagerWithResponse call
+func ParseGetInstanceKeyManagerResponse(rsp *http.Response) (*GetInstanceKeyManagerResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetInstanceKeyManagerResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest KeyManager
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers GetInstanceKeyManagerResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers GetInstanceKeyManagerResponse429Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int32
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {

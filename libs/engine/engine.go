@@ -77,7 +77,7 @@ func (e *Engine) Get(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, fo
 	if format, err = r.Object.GiveAs(format); err != nil {
 		return Key{}, err
 	}
-	keys, err := e.keyManagers(t)
+	keys, err := e.keysAt(t, r.Location)
 	if err != nil {
 		return Key{}, err
 	}
@@ -236,7 +236,7 @@ func (e *Engine) Destroy(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID
 	if err != nil {
 		return err
 	}
-	keys, err := e.keyManagers(t)
+	keys, err := e.keysAt(t, destroying.Location)
 	if err != nil {
 		return err
 	}
@@ -248,6 +248,17 @@ func (e *Engine) Destroy(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID
 		return nil
 	})
 	return err
+}
+
+// keysAt returns the key manager in which a key lies: while a tenant's keys are
+// moved some lie in a former one. One that these settings don't lead to is
+// known to other nodes already, and here in a moment.
+func (e *Engine) keysAt(t *tenant.Tenant, l Location) (KeyManager, error) {
+	keys, err := e.keyManagers(t.At(l.KeyManagerCRN, l.RootKeyID))
+	if err == nil && keys.Location().KeyManagerCRN != l.KeyManagerCRN {
+		return nil, fault.New(fault.Unavailable, "The key lies in a key manager that is not known here yet; try again.")
+	}
+	return keys, err
 }
 
 // record reads an object's row, which nothing stands in for. One that is

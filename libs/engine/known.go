@@ -81,25 +81,27 @@ func (e *Engine) find(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (
 	if !e.memory.mayFind(t.ID, e.now()) {
 		return Record{}, errTooMany
 	}
-	keys, err := e.keyManagers(t)
-	if err != nil {
-		return Record{}, err
-	}
-	ref, err := keys.Find(ctx, id)
-	if err == nil {
-		var envelope Envelope
-		if envelope, err = keys.Load(ctx, id, ref); err == nil && envelope.Tenant == t.ID {
-			e.memory.envelopes.Set(subject{t.ID, id, ref}, envelope)
-			envelope.Object.Served = true // for all that is known
-			return Record{Object: envelope.Object, Phase: Live, Location: envelope.Location, KeyRef: ref}, nil
+	for _, there := range t.KeyManagers() {
+		keys, err := e.keyManagers(there)
+		if err != nil {
+			return Record{}, err
+		}
+		ref, err := keys.Find(ctx, id)
+		if err == nil {
+			var envelope Envelope
+			if envelope, err = keys.Load(ctx, id, ref); err == nil && envelope.Tenant == t.ID {
+				e.memory.envelopes.Set(subject{t.ID, id, ref}, envelope)
+				envelope.Object.Served = true // for all that is known
+				return Record{Object: envelope.Object, Phase: Live, Location: envelope.Location, KeyRef: ref}, nil
+			}
+		}
+		// Instances of a customer may share a key manager: another's is unknown.
+		if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrGone) {
+			return Record{}, err
 		}
 	}
-	// Instances of a customer may share a key manager: another's is unknown.
-	if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrGone) {
-		e.memory.misses.Set(row{t.ID, id}, e.now())
-		return Record{}, errUnknown
-	}
-	return Record{}, err
+	e.memory.misses.Set(row{t.ID, id}, e.now())
+	return Record{}, errUnknown
 }
 
 // recover writes the row of an object again that the ledger lost, or has as
@@ -111,7 +113,7 @@ func (e *Engine) recover(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID
 	if err != nil {
 		return Record{}, err
 	}
-	keys, err := e.keyManagers(t)
+	keys, err := e.keysAt(t, r.Location)
 	if err != nil {
 		return Record{}, err
 	}

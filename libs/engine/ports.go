@@ -190,6 +190,9 @@ type KeyManager interface {
 	// list of all keys, so callers bound how often they ask for identifiers
 	// that may not exist. ErrNotFound: the key manager has none.
 	Find(ctx context.Context, id kmip.ObjectID) (KeyRef, error)
+	// FindSince returns the standard keys, not deleted, that were stored for id
+	// since a time, and perhaps some from shortly before, the oldest first.
+	FindSince(ctx context.Context, id kmip.ObjectID, since time.Time) ([]KeyRef, error)
 	// Delete deletes a standard key; deleting a deleted one is no error.
 	Delete(ctx context.Context, ref KeyRef) error
 	// Check does each needed action once on a probe: wrap, store, load, list,

@@ -11,7 +11,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
 
-// maxClients bounds the tenants whose clients, and so tokens, are kept.
+// maxClients bounds the clients, and so tokens, that are kept.
 const maxClients = 10_000
 
 // Factory makes a Client for each tenant from the tenant's settings and keeps
@@ -30,7 +30,13 @@ type Factory struct {
 	HTTP    *http.Client // nil: a shared one
 
 	mu      sync.Mutex
-	clients map[tenant.ID]made
+	clients map[place]made
+}
+
+// place tells a tenant's key managers apart: it may have former ones.
+type place struct {
+	tenant              tenant.ID
+	instanceCRN, rootID string
 }
 
 type made struct {
@@ -45,7 +51,8 @@ func (f *Factory) For(t *tenant.Tenant) (engine.KeyManager, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if m, ok := f.clients[t.ID]; ok && m.settings.Equal(*t.KeyManager) {
+	at := place{t.ID, t.KeyManager.InstanceCRN, t.KeyManager.RootKeyID}
+	if m, ok := f.clients[at]; ok && m.settings.Equal(*t.KeyManager) {
 		return m.client, nil
 	}
 	client, err := f.build(t)
@@ -53,15 +60,15 @@ func (f *Factory) For(t *tenant.Tenant) (engine.KeyManager, error) {
 		return nil, err
 	}
 	if f.clients == nil {
-		f.clients = make(map[tenant.ID]made)
+		f.clients = make(map[place]made)
 	}
 	if len(f.clients) >= maxClients {
-		for id := range f.clients { // any: it will be made again
-			delete(f.clients, id)
+		for other := range f.clients { // any: it will be made again
+			delete(f.clients, other)
 			break
 		}
 	}
-	f.clients[t.ID] = made{settings: *t.KeyManager, client: client}
+	f.clients[at] = made{settings: *t.KeyManager, client: client}
 	return client, nil
 }
 

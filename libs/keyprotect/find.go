@@ -66,6 +66,18 @@ func (c *Client) Find(ctx context.Context, id kmip.ObjectID) (engine.KeyRef, err
 	return ref, err
 }
 
+// FindSince implements engine.KeyManager.
+func (c *Client) FindSince(ctx context.Context, id kmip.ObjectID, since time.Time) ([]engine.KeyRef, error) {
+	var refs []engine.KeyRef
+	name := standardKeyName(id)
+	err := c.list(ctx, false, createdFrom(since), func(k key) {
+		if k.Name == name && k.State != stateDestroyed {
+			refs = append(refs, engine.KeyRef(k.ID))
+		}
+	})
+	return refs, err
+}
+
 // createdFrom and createdTo are filters for keys created around a time of our
 // clock.
 func createdFrom(t time.Time) string { return `creationDate=gte:"` + date(t.Add(-clocksDiffer)) + `"` }

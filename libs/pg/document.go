@@ -28,15 +28,26 @@ type document struct {
 	ServerCertificates map[string][]byte `json:"server_certificates"`
 	Clients            []clientDocument  `json:"clients"`
 	// Absent for tenants that have revoked and destroyed nothing.
-	Withheld    []string `json:"withheld"`
-	WithheldAll bool     `json:"withheld_all"`
-	KeyManager  *struct {
-		Type         tenant.KeyManagerType `json:"type"`
-		InstanceCRN  string                `json:"instance_crn"`
-		KeyRing      string                `json:"key_ring"`
-		RootKeyID    string                `json:"root_key_id"`
-		SealedAPIKey []byte                `json:"sealed_api_key"`
-	} `json:"key_manager"`
+	Withheld    []string            `json:"withheld"`
+	WithheldAll bool                `json:"withheld_all"`
+	KeyManager  *keyManagerDocument `json:"key_manager"`
+	// Absent unless keys are being moved.
+	FormerKeyManagers []keyManagerDocument `json:"former_key_managers"`
+}
+
+type keyManagerDocument struct {
+	Type         tenant.KeyManagerType `json:"type"`
+	InstanceCRN  string                `json:"instance_crn"`
+	KeyRing      string                `json:"key_ring"`
+	RootKeyID    string                `json:"root_key_id"`
+	SealedAPIKey []byte                `json:"sealed_api_key"`
+}
+
+func (k keyManagerDocument) decode() (tenant.KeyManager, error) {
+	if k.Type != tenant.KeyProtect && k.Type != tenant.HPCS {
+		return tenant.KeyManager{}, fmt.Errorf("key manager type %q is not known to this version", k.Type)
+	}
+	return tenant.KeyManager(k), nil
 }
 
 type clientDocument struct {
@@ -77,11 +88,19 @@ func decodeTenant(id tenant.ID, text []byte) (tenant.Tenant, error) {
 		}
 		t.Clients = append(t.Clients, client)
 	}
-	if k := d.KeyManager; k != nil {
-		if k.Type != tenant.KeyProtect && k.Type != tenant.HPCS {
-			return tenant.Tenant{}, fmt.Errorf("key manager type %q is not known to this version", k.Type)
+	if d.KeyManager != nil {
+		k, err := d.KeyManager.decode()
+		if err != nil {
+			return tenant.Tenant{}, err
 		}
-		t.KeyManager = (*tenant.KeyManager)(k)
+		t.KeyManager = &k
+	}
+	for _, former := range d.FormerKeyManagers {
+		k, err := former.decode()
+		if err != nil {
+			return tenant.Tenant{}, err
+		}
+		t.Former = append(t.Former, k)
 	}
 	return t, nil
 }

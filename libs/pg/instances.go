@@ -2,6 +2,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -238,7 +239,8 @@ func (s *Instances) edit(ctx context.Context, account string, id tenant.ID, matc
 }
 
 // SetKeyManager gives an instance its key manager, in place of the one it may
-// have, and makes it Installed. An instance that has none yet and is given
+// have, and makes it Installed, or Configuring while keys are moved from another
+// root key. An instance that has none yet and is given
 // dedicated is from then on reached there and no longer at the shared
 // endpoints; whoever has one keeps what its clients were told. Found is what
 // trying the settings has shown. It returns ErrNoPort.
@@ -264,7 +266,8 @@ func (s *Instances) SetKeyManager(ctx context.Context, account string, id tenant
 		if err != nil {
 			return err
 		}
-		if err := putConditions(ctx, q, id, found); err != nil {
+		err = errors.Join(beginMove(ctx, q, id, before.KeyManager, k), putConditions(ctx, q, id, found))
+		if err != nil {
 			return err
 		}
 		if err := q.SetInstalled(ctx, queries.SetInstalledParams{Account: account, ID: string(id)}); err != nil {

@@ -46,6 +46,8 @@ type (
 	SettleObjects struct{ Subject }
 	// RenewCertificates signs server certificates again that end soon.
 	RenewCertificates struct{ Subject }
+	// MoveKeys moves keys to the present root key.
+	MoveKeys struct{ Subject }
 	// sweep looks for work that is due.
 	sweep struct{}
 )
@@ -60,11 +62,14 @@ func (SettleObjects) Kind() string { return "settle_objects" }
 func (RenewCertificates) Kind() string { return "renew_certificates" }
 
 // Kind names the kind in the queue.
+func (MoveKeys) Kind() string { return "move_keys" }
+
+// Kind names the kind in the queue.
 func (sweep) Kind() string { return "sweep" }
 
 // jobOf returns a job by the name of its kind.
 func jobOf(kind string, s Subject) (Job, error) {
-	for _, j := range []Job{CheckKeyManager{s}, SettleObjects{s}, RenewCertificates{s}} {
+	for _, j := range []Job{CheckKeyManager{s}, SettleObjects{s}, RenewCertificates{s}, MoveKeys{s}} {
 		if j.Kind() == kind {
 			return j, nil
 		}
@@ -123,19 +128,22 @@ func NewJobs(pool *Pool, checkEvery time.Duration, log *slog.Logger) *Jobs {
 
 // Handle lets do work the jobs of one kind. Do may run twice for one job, also
 // at the same time when a process hangs. A job whose do fails is tried again,
-// later each time; ErrMoreToDo asks for it at once.
+// later each time; Again asks for the next try itself.
 func Handle[J Job](j *Jobs, do func(context.Context, J) error) {
 	river.AddWorker(j.workers, river.WorkFunc(func(ctx context.Context, job *river.Job[J]) error {
 		err := do(ctx, job.Args)
-		if errors.Is(err, ErrMoreToDo) {
-			return river.JobSnooze(0)
+		if again := (Again{}); errors.As(err, &again) {
+			return river.JobSnooze(again.After)
 		}
 		return err
 	}))
 }
 
-// ErrMoreToDo is what a job returns that did a part and wants to go on.
-var ErrMoreToDo = errors.New("there is more to do")
+// Again is what a job returns that did a part and wants to go on later.
+type Again struct{ After time.Duration }
+
+// Error implements error.
+func (Again) Error() string { return "there is more to do" }
 
 // Run works until ctx ends; jobs that run then have some seconds.
 func (j *Jobs) Run(ctx context.Context) error {

@@ -66,7 +66,7 @@ func TestJobsSideBySide(t *testing.T) {
 		Handle(j, func(_ context.Context, job CheckKeyManager) error {
 			jobs <- job.Subject
 			if <-more {
-				return ErrMoreToDo
+				return Again{}
 			}
 			return nil
 		})
@@ -153,7 +153,7 @@ func TestWhatIsDue(t *testing.T) {
 	if _, err := s.SetKeyManager(t.Context(), account, mine.ID, newKeyManager(), nil); err != nil {
 		t.Fatal(err)
 	}
-	due("after other settings", check(mine))
+	due("after other settings", check(mine), "move_keys "+mine.Account+" "+string(mine.ID))
 	if _, err := s.Delete(t.Context(), account, mine.ID, nil); err != nil {
 		t.Fatal(err)
 	}

@@ -12,25 +12,25 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
 
-// Unsettled is the ledger's rows whose Create or Destroy nobody finishes any
-// more. Its pool's role is kmip_control, which becomes kmip_jobs for each
-// transaction. Every call names the tenant and sees its rows alone.
-type Unsettled struct {
+// Ledger is what jobs do to the ledger. Its pool's role is kmip_control, which
+// becomes kmip_jobs for each transaction. Every call names the tenant and sees
+// its rows alone.
+type Ledger struct {
 	pool *Pool
 }
 
-// NewUnsettled returns the unsettled rows of a database's ledger.
-func NewUnsettled(pool *Pool) *Unsettled { return &Unsettled{pool} }
+// NewLedger returns the ledger in a database.
+func NewLedger(pool *Pool) *Ledger { return &Ledger{pool} }
 
-// maxUnsettled is how many rows List returns.
+// maxUnsettled is how many rows a list has.
 const maxUnsettled = 100
 
-// List returns rows, those made first first, at most 100: pending ones, one
+// ListUnsettled returns rows whose Create or Destroy nobody finishes any more, those made first first, at most 100: pending ones, one
 // hour after their deadline, and those that have been destroying for five
 // minutes.
-func (u *Unsettled) List(ctx context.Context, t tenant.ID) ([]engine.Record, error) {
+func (l *Ledger) ListUnsettled(ctx context.Context, t tenant.ID) ([]engine.Record, error) {
 	var all []engine.Record
-	err := u.in(ctx, t, func(q *queries.Queries) error {
+	err := l.in(ctx, t, func(q *queries.Queries) error {
 		rows, err := q.ListUnsettled(ctx, queries.ListUnsettledParams{Tenant: string(t), Most: maxUnsettled})
 		for _, row := range rows {
 			r := engine.Record{Phase: engine.Phase(row.Phase), KeyRef: engine.KeyRef(row.KeyRef), Version: row.Version}
@@ -45,30 +45,30 @@ func (u *Unsettled) List(ctx context.Context, t tenant.ID) ([]engine.Record, err
 // Claim makes a pending row live with the standard key that was found, and
 // marks it as one that no client was told of. It returns engine.ErrConflict if
 // the row is no longer what r says.
-func (u *Unsettled) Claim(ctx context.Context, t tenant.ID, r engine.Record, found engine.KeyRef) error {
-	return u.swap(ctx, t, func(q *queries.Queries) (int64, error) {
+func (l *Ledger) Claim(ctx context.Context, t tenant.ID, r engine.Record, found engine.KeyRef) error {
+	return l.swap(ctx, t, func(q *queries.Queries) (int64, error) {
 		return q.ClaimNobody(ctx, queries.ClaimNobodyParams{Tenant: string(t), ID: string(r.Object.ID), Version: r.Version, KeyRef: string(found)})
 	})
 }
 
 // Drop removes a pending row without a standard key, or returns
 // engine.ErrConflict.
-func (u *Unsettled) Drop(ctx context.Context, t tenant.ID, r engine.Record) error {
-	return u.swap(ctx, t, func(q *queries.Queries) (int64, error) {
+func (l *Ledger) Drop(ctx context.Context, t tenant.ID, r engine.Record) error {
+	return l.swap(ctx, t, func(q *queries.Queries) (int64, error) {
 		return q.DropPending(ctx, queries.DropPendingParams{Tenant: string(t), ID: string(r.Object.ID), Version: r.Version})
 	})
 }
 
 // FinishDestroy marks an object as destroyed, whose standard key is deleted, or
 // returns engine.ErrConflict.
-func (u *Unsettled) FinishDestroy(ctx context.Context, t tenant.ID, r engine.Record) error {
-	return u.swap(ctx, t, func(q *queries.Queries) (int64, error) {
+func (l *Ledger) FinishDestroy(ctx context.Context, t tenant.ID, r engine.Record) error {
+	return l.swap(ctx, t, func(q *queries.Queries) (int64, error) {
 		return q.FinishDestroy(ctx, queries.FinishDestroyParams{Tenant: string(t), ID: string(r.Object.ID), Version: r.Version})
 	})
 }
 
-func (u *Unsettled) swap(ctx context.Context, t tenant.ID, do func(*queries.Queries) (int64, error)) error {
-	return u.in(ctx, t, func(q *queries.Queries) error {
+func (l *Ledger) swap(ctx context.Context, t tenant.ID, do func(*queries.Queries) (int64, error)) error {
+	return l.in(ctx, t, func(q *queries.Queries) error {
 		swapped, err := do(q)
 		if err == nil && swapped == 0 {
 			return errObjectConflict
@@ -77,8 +77,8 @@ func (u *Unsettled) swap(ctx context.Context, t tenant.ID, do func(*queries.Quer
 	})
 }
 
-func (u *Unsettled) in(ctx context.Context, t tenant.ID, do func(*queries.Queries) error) error {
-	return u.pool.transact(ctx, pgx.TxOptions{}, func(q *queries.Queries) error {
+func (l *Ledger) in(ctx context.Context, t tenant.ID, do func(*queries.Queries) error) error {
+	return l.pool.transact(ctx, pgx.TxOptions{}, func(q *queries.Queries) error {
 		if err := errors.Join(q.BecomeJobs(ctx), q.SetTenant(ctx, string(t))); err != nil {
 			return err
 		}

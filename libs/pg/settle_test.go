@@ -15,7 +15,7 @@ import (
 // tenant, and a row that a node has finished meanwhile is left alone.
 func TestUnsettled(t *testing.T) {
 	database := pgtest.Database(t)
-	u := NewUnsettled(openAs(t, database, "kmip_control"))
+	u := NewLedger(openAs(t, database, "kmip_control"))
 	ledger, admin := NewObjects(openAs(t, database, "kmip_node")), superuser(t, database)
 	mine, other := enginetest.NewTenantID(), enginetest.NewTenantID()
 	add := func(t2 tenant.ID, phase engine.Phase) engine.Record {
@@ -30,11 +30,11 @@ func TestUnsettled(t *testing.T) {
 	claimed, dropped, finished, destroying := add(mine, engine.Pending), add(mine, engine.Pending), add(mine, engine.Pending), add(mine, engine.Destroying)
 	add(mine, engine.Live)
 	foreign := add(other, engine.Pending)
-	if rows, err := u.List(t.Context(), mine); err != nil || len(rows) != 0 {
+	if rows, err := u.ListUnsettled(t.Context(), mine); err != nil || len(rows) != 0 {
 		t.Errorf("before their time: %+v, %v", rows, err)
 	}
 	run(t, admin, "UPDATE objects SET pending_until = now() - interval '61 minutes', updated_at = now() - interval '6 minutes'")
-	rows, err := u.List(t.Context(), mine)
+	rows, err := u.ListUnsettled(t.Context(), mine)
 	if err != nil || len(rows) != 4 || rows[0].Object.ID != claimed.Object.ID || rows[3].Object.ID != destroying.Object.ID {
 		t.Fatalf("%+v, %v", rows, err)
 	}
@@ -69,7 +69,7 @@ func TestUnsettled(t *testing.T) {
 	if err := admin.QueryRow(t.Context(), "SELECT count(*) FROM objects WHERE unclaimed AND id = $1 AND key_ref = 'found'", string(claimed.Object.ID)).Scan(&unclaimed); err != nil || unclaimed != 1 {
 		t.Errorf("%d rows are marked, %v", unclaimed, err)
 	}
-	if rows, err := u.List(t.Context(), other); err != nil || len(rows) != 1 {
+	if rows, err := u.ListUnsettled(t.Context(), other); err != nil || len(rows) != 1 {
 		t.Errorf("the other tenant's: %+v, %v", rows, err)
 	}
 }

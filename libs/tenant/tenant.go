@@ -91,11 +91,54 @@ type Tenant struct {
 	Clients            []Client
 	// KeyManager is nil until the customer has configured one.
 	KeyManager *KeyManager
+	// Former are the settings before KeyManager that some keys still need,
+	// until they have been moved.
+	Former []KeyManager
 	// Withheld are the unique identifiers, sorted, that must not be served
 	// while the ledger can't be read. WithheldAll stands for a list that is too
 	// long to be here.
 	Withheld    []string
 	WithheldAll bool
+}
+
+// At returns the tenant with the settings, present or former, that reach a key
+// which lies in the key manager instance with a CRN, wrapped by a root key; the
+// tenant as it is if no former ones do better.
+func (t *Tenant) At(instanceCRN, rootKeyID string) *Tenant {
+	if t.KeyManager == nil || t.KeyManager.InstanceCRN == instanceCRN && t.KeyManager.RootKeyID == rootKeyID {
+		return t
+	}
+	var best *KeyManager
+	for i, k := range t.Former {
+		if k.InstanceCRN == instanceCRN && (k.RootKeyID == rootKeyID || best == nil && t.KeyManager.InstanceCRN != instanceCRN) {
+			best = &t.Former[i]
+		}
+	}
+	if best == nil {
+		return t
+	}
+	there := *t
+	there.KeyManager = best
+	return &there
+}
+
+// KeyManagers returns the tenant with each of its settings that lead to another
+// key manager instance, the present ones first.
+func (t *Tenant) KeyManagers() []*Tenant {
+	all := []*Tenant{t}
+	seen := make(map[string]bool)
+	if t.KeyManager != nil {
+		seen[t.KeyManager.InstanceCRN] = true
+	}
+	for i, k := range t.Former {
+		if !seen[k.InstanceCRN] {
+			seen[k.InstanceCRN] = true
+			there := *t
+			there.KeyManager = &t.Former[i]
+			all = append(all, &there)
+		}
+	}
+	return all
 }
 
 // Withholds reports whether an object must not be served while the ledger can't

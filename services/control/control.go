@@ -67,8 +67,9 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 	if events.sink == nil {
 		events.sink = func(audit.Event) error { return nil }
 	}
+	ledger := pg.NewLedger(c.pool)
 	h := &handlers{
-		instances: instances, region: config.Region, public: p.public, endpoints: p.endpoints, authority: p.authority,
+		instances: instances, ledger: ledger, region: config.Region, public: p.public, endpoints: p.endpoints, authority: p.authority,
 		dedicated: p.dedicated,
 		manager:   p.manager, cloud: p.cloud, now: time.Now,
 		roles: access.New(access.Config{Policies: p.cloud.Policies, Region: config.Region, Now: time.Now}),
@@ -77,7 +78,7 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 		&gate{verify: verifier.Verify, authorize: h.authorize, limits: newLimits(time.Now), once: instances.Once, witness: events.record})
 	c.queue = pg.NewJobs(c.pool, config.CheckInterval, log)
 	(&jobs{
-		instances: instances, unsettled: pg.NewUnsettled(c.pool), manager: p.manager, dedicated: p.dedicated, now: time.Now, log: log,
+		instances: instances, ledger: ledger, manager: p.manager, dedicated: p.dedicated, now: time.Now, log: log,
 	}).handle(c.queue)
 	c.admin = newAdmin(obs.Admin(reg, c.ready))
 	return c, nil

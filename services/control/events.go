@@ -35,6 +35,7 @@ var events = map[string][2]string{
 	"PATCH /v1/instances/{id}":                                       {"service", "update"},
 	"DELETE /v1/instances/{id}":                                      {"service", "delete"},
 	"POST /v1/instances/{id}/restore":                                {"service", "restore"},
+	"GET /v1/instances/{id}/key_manager":                             {"key-manager", "read"},
 	"PUT /v1/instances/{id}/key_manager":                             {"key-manager", "update"},
 	"GET /v1/key_managers":                                           {"key-manager", "list"},
 	"GET /v1/key_managers/{guid}/root_keys":                          {"root-key", "list"},

@@ -25,6 +25,7 @@ const (
 	issuer       = "https://iam.cloud.ibm.com/identity"
 	kmsInstance  = "11111111-2222-4333-8444-555555555555"
 	rootKey      = "99999999-8888-4777-8666-555555555555"
+	otherRootKey = "77777777-8888-4777-8666-555555555555"
 	canaryAPIKey = "CanaryKey-Zm9yLXRlc3RzLW9ubHk-0123456789"
 	kmsToken     = "token-of-the-service-id"
 	// The operator's own service ID, which mints tokens for instances.
@@ -140,6 +141,17 @@ func (c *ibmCloud) store(id, name string, payload []byte, state int) {
 	}
 }
 
+// deleteNamed deletes all standard keys of a name, as the customer may.
+func (c *ibmCloud) deleteNamed(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, k := range c.keys {
+		if k["name"] == name {
+			k["state"], k["deleted"] = 5, true
+		}
+	}
+}
+
 // asked returns how many calls Key Protect has had.
 func (c *ibmCloud) asked() int {
 	c.mu.Lock()
@@ -220,7 +232,7 @@ func envelope(kind string, resources ...any) map[string]any {
 	}
 }
 
-// serveKeyProtect knows one instance with one root key in the ring "default".
+// serveKeyProtect knows one instance with two root keys in the ring "default".
 // Its wrapping is none of AES: it binds a blob to the additional data.
 func (c *ibmCloud) serveKeyProtect(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
@@ -256,7 +268,7 @@ func (c *ibmCloud) serveKeyProtect(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	path := strings.Split(strings.TrimPrefix(r.URL.Path, "/api/v2/keys"), "/") // "", id, actions, wrap
-	version := map[string]any{"id": rootKey}
+	version := map[string]any{"id": path[min(1, len(path)-1)]}
 	switch route := r.Method + strings.Repeat("/*", min(len(path)-1, 1)) + strings.Join(path[min(len(path), 2):], "/"); {
 	case route == "POST" && len(body.Resources) == 1:
 		k := body.Resources[0]
@@ -277,8 +289,8 @@ func (c *ibmCloud) serveKeyProtect(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusOK, envelope("key", all...))
 	case path[len(path)-1] == "wrap" || path[len(path)-1] == "unwrap":
 		c.act(w, path[1], path[len(path)-1], body.Plaintext, body.Ciphertext, body.AAD, version)
-	case len(path) == 2 && path[1] == rootKey:
-		answer(w, http.StatusOK, envelope("key", map[string]any{"id": rootKey, "name": "root", "state": 1, "extractable": false}))
+	case len(path) == 2 && (path[1] == rootKey || path[1] == otherRootKey):
+		answer(w, http.StatusOK, envelope("key", map[string]any{"id": path[1], "name": "root", "state": 1, "extractable": false}))
 	case len(path) == 2 && c.keys[path[1]] == nil:
 		kmsError(w, http.StatusNotFound, "KEY_NOT_FOUND_ERR")
 	case route == "GET/*":
@@ -296,18 +308,18 @@ func (c *ibmCloud) serveKeyProtect(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *ibmCloud) act(w http.ResponseWriter, key, action, plain, cipher string, aad []string, version map[string]any) {
-	if key != rootKey {
+	if key != rootKey && key != otherRootKey {
 		kmsError(w, http.StatusNotFound, "KEY_NOT_FOUND_ERR")
 		return
 	}
 	if action == "wrap" {
-		blob, _ := json.Marshal(append([]string{plain}, aad...))
+		blob, _ := json.Marshal(append([]string{plain, key}, aad...))
 		answer(w, http.StatusOK, map[string]any{"ciphertext": base64.StdEncoding.EncodeToString(blob), "keyVersion": version})
 		return
 	}
 	var parts []string
 	blob, _ := base64.StdEncoding.DecodeString(cipher)
-	if json.Unmarshal(blob, &parts) != nil || len(parts) == 0 || !slices.Equal(parts[1:], aad) {
+	if json.Unmarshal(blob, &parts) != nil || len(parts) < 2 || parts[1] != key || !slices.Equal(parts[2:], aad) {
 		kmsError(w, http.StatusUnprocessableEntity, "UNPROCESSABLE_CIPHERTEXT_ERR")
 		return
 	}

@@ -24,6 +24,7 @@ import (
 // for the caller that authenticate noted, on that caller's account alone.
 type handlers struct {
 	instances *pg.Instances
+	ledger    *pg.Ledger // how many keys there are
 	region    string
 	public    *url.URL      // of this API, as customers reach it; nil: as the request did
 	endpoints []pg.Endpoint // the cell's shared ones, in the order to enter them in vCenter

@@ -22,7 +22,7 @@ import (
 // side; each job may be done twice, and begun again after a kill.
 type jobs struct {
 	instances *pg.Instances
-	unsettled *pg.Unsettled
+	ledger    *pg.Ledger
 	manager   keyManagers
 	dedicated *dedicated // nil: no server certificate can be signed here
 	now       func() time.Time
@@ -34,6 +34,7 @@ func (j *jobs) handle(queue *pg.Jobs) {
 	pg.Handle(queue, j.checkKeyManager)
 	pg.Handle(queue, j.settleObjects)
 	pg.Handle(queue, j.renewCertificates)
+	pg.Handle(queue, j.moveKeys)
 }
 
 // subject returns a job's instance, unless there is none with a key manager
@@ -47,12 +48,18 @@ func (j *jobs) subject(ctx context.Context, s pg.Subject) (i pg.Instance, there 
 }
 
 // open reaches an instance's key manager.
-func (j *jobs) open(i pg.Instance) (engine.KeyManager, error) {
+func (j *jobs) open(i pg.Instance) (engine.KeyManager, error) { return j.reach(tenantOf(i)) }
+
+func (j *jobs) reach(t *tenant.Tenant) (engine.KeyManager, error) {
 	ring, err := j.manager.ring()
 	if err != nil {
 		return nil, err
 	}
-	return j.manager.open(ring, &tenant.Tenant{ID: i.ID, Account: i.Account, Name: i.Name, Shared: i.Shared, KeyManager: i.KeyManager})
+	return j.manager.open(ring, t)
+}
+
+func tenantOf(i pg.Instance) *tenant.Tenant {
+	return &tenant.Tenant{ID: i.ID, Account: i.Account, Name: i.Name, Shared: i.Shared, KeyManager: i.KeyManager}
 }
 
 // checkKeyManager finds out whether an instance's key manager still does what
@@ -125,11 +132,13 @@ func (j *jobs) settleObjects(ctx context.Context, job pg.SettleObjects) error {
 	if !there || err != nil {
 		return err
 	}
-	keys, err := j.open(i)
+	move, _, err := j.instances.GetMove(ctx, i.Account, i.ID)
 	if err != nil {
 		return err
 	}
-	rows, err := j.unsettled.List(ctx, i.ID)
+	t := tenantOf(i)
+	t.Former = move.Former
+	rows, err := j.ledger.ListUnsettled(ctx, i.ID)
 	if err != nil || len(rows) == 0 {
 		return err
 	}
@@ -139,14 +148,18 @@ func (j *jobs) settleObjects(ctx context.Context, job pg.SettleObjects) error {
 		if r.Phase == engine.Destroying {
 			settle = j.settleDestroying
 		}
-		if err := settle(ctx, keys, i.ID, r); err != nil && !errors.Is(err, engine.ErrConflict) {
+		keys, err := j.reach(t.At(r.Location.KeyManagerCRN, r.Location.RootKeyID))
+		if err == nil {
+			err = settle(ctx, keys, i.ID, r)
+		}
+		if err != nil && !errors.Is(err, engine.ErrConflict) {
 			failed = append(failed, fmt.Errorf("%s: %w", r.Object.ID, err))
 		}
 	}
 	if len(failed) > 0 {
 		return errors.Join(failed...)
 	}
-	return pg.ErrMoreToDo
+	return pg.Again{}
 }
 
 // settlePending decides what became of a Create that was never answered.
@@ -158,14 +171,14 @@ func (j *jobs) settlePending(ctx context.Context, keys engine.KeyManager, t tena
 	}
 	switch {
 	case errors.Is(err, engine.ErrNotFound), errors.Is(err, engine.ErrGone):
-		return j.unsettled.Drop(ctx, t, r)
+		return j.ledger.Drop(ctx, t, r)
 	case err != nil:
 		return err
 	case stored.Tenant != t || string(stored.Object.Digest) != string(r.Object.Digest):
 		return fault.New(fault.Corrupt, "The standard key holds another key than the ledger's row.")
 	}
 	j.log.WarnContext(ctx, "a key was made that no client was told of", "tenant", t, "unique_identifier", r.Object.ID)
-	return j.unsettled.Claim(ctx, t, r, ref)
+	return j.ledger.Claim(ctx, t, r, ref)
 }
 
 // settleDestroying deletes the standard key of an object that a client asked to
@@ -174,7 +187,7 @@ func (j *jobs) settleDestroying(ctx context.Context, keys engine.KeyManager, t t
 	if err := keys.Delete(ctx, r.KeyRef); err != nil {
 		return err
 	}
-	return j.unsettled.FinishDestroy(ctx, t, r)
+	return j.ledger.FinishDestroy(ctx, t, r)
 }
 
 // renewBefore is how long before its end a server certificate is signed again;

@@ -71,7 +71,8 @@ func (h *handlers) ReplaceInstanceKeyManager(ctx context.Context, request server
 			return nil, err
 		}
 	}
-	if _, err := h.instances.SetKeyManager(ctx, instance.Account, instance.ID, settings, own, conditionsOf(settings, nil, destroy)...); err != nil {
+	changed, err := h.instances.SetKeyManager(ctx, instance.Account, instance.ID, settings, own, conditionsOf(settings, nil, destroy)...)
+	if err != nil {
 		return nil, orNoInstance(err)
 	}
 	model := keyManagerModel(settings)
@@ -80,7 +81,8 @@ func (h *handlers) ReplaceInstanceKeyManager(ctx context.Context, request server
 		missing := fault.Public(destroy)
 		model.Message = &missing
 	}
-	return server.ReplaceInstanceKeyManager200JSONResponse(model), nil
+	model, err = h.showMove(ctx, changed, model)
+	return server.ReplaceInstanceKeyManager200JSONResponse(model), err
 }
 
 // check lets the key manager carry out every needed action once. A refusal is

@@ -38,6 +38,7 @@ var matrix = map[string]struct {
 	"POST /v1/instances":                                             {roles: administer, body: "{}"},
 	"GET /v1/instances/{id}":                                         {roles: view},
 	"DELETE /v1/instances/{id}":                                      {roles: administer},
+	"GET /v1/instances/{id}/key_manager":                             {roles: view},
 	"PUT /v1/instances/{id}/key_manager":                             {roles: administer, body: "{}"},
 	"GET /v1/instances/{id}/service_authorization":                   {roles: view},
 	"POST /v1/instances/{id}/service_authorization":                  {roles: administer, body: "{}"},

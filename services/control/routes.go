@@ -52,6 +52,7 @@ var routes = map[string]route{
 	"PATCH /v1/instances/{id}":                                       {action: access.UpdateInstances, deadline: quick, maxBody: smallBody, body: bodyOf[api.InstancePatch], conditional: true},
 	"DELETE /v1/instances/{id}":                                      {action: access.DeleteInstances, deadline: quick, conditional: true},
 	"POST /v1/instances/{id}/restore":                                {action: access.CreateInstances, deadline: quick},
+	"GET /v1/instances/{id}/key_manager":                             {action: access.ViewInstances, deadline: quick},
 	"PUT /v1/instances/{id}/key_manager":                             {action: access.UpdateAccount, deadline: checksDeadline, maxBody: smallBody, body: bodyOf[api.KeyManagerPrototype], cost: checkCost},
 	"GET /v1/key_managers":                                           {action: access.ViewInstances, deadline: cloudDeadline, query: []string{"type"}, cost: checkCost},
 	"GET /v1/key_managers/{guid}/root_keys":                          {action: access.ViewInstances, deadline: cloudDeadline, cost: checkCost},

@@ -160,6 +160,13 @@ func (c counter) Find(ctx context.Context, id kmip.ObjectID) (engine.KeyRef, err
 	return ref, err
 }
 
+// FindSince implements engine.KeyManager.
+func (c counter) FindSince(ctx context.Context, id kmip.ObjectID, since time.Time) ([]engine.KeyRef, error) {
+	refs, err := c.KeyManager.FindSince(ctx, id, since)
+	c.count("find", err)
+	return refs, err
+}
+
 // Delete implements engine.KeyManager.
 func (c counter) Delete(ctx context.Context, ref engine.KeyRef) error {
 	err := c.KeyManager.Delete(ctx, ref)

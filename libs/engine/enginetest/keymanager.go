@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -100,6 +102,27 @@ func KeyManager(t *testing.T, open func(t *testing.T) KeyManagerUnderTest) {
 		}
 	})
 
+	t.Run("all keys of an object that are not deleted are found by their time", func(t *testing.T) {
+		m := open(t)
+		began := time.Now()
+		_, e, first := store(t, m)
+		second, err := m.Store(t.Context(), e.Object.ID, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		store(t, m)
+		for _, want := range [][]engine.KeyRef{{first, second}, {second}} {
+			got, err := m.FindSince(t.Context(), e.Object.ID, began)
+			if slices.Sort(got); err != nil || !slices.Equal(got, slices.Sorted(slices.Values(want))) {
+				t.Errorf("%v, %v, want %v", got, err, want)
+			}
+			m.DeleteStandardKey(t, first)
+		}
+		if got, err := m.FindSince(t.Context(), e.Object.ID, began.Add(time.Hour)); err != nil || len(got) > 1 {
+			t.Errorf("from a time to come: %v, %v", got, err)
+		}
+	})
+
 	t.Run("an object without a stored key is not found", func(t *testing.T) {
 		m := open(t)
 		_, e, _ := store(t, m)
@@ -185,10 +208,10 @@ func store(t *testing.T, m engine.KeyManager) (*secret.Bytes, engine.Envelope, e
 // Vault is an engine.KeyManager in memory for tests of other parts. Its root
 // key is a keyring that real key managers never show.
 type Vault struct {
-	mu    sync.Mutex
-	ring  *secret.Keyring
-	keys  map[engine.KeyRef][]byte        // envelopes; nil once deleted
-	first map[kmip.ObjectID]engine.KeyRef // oldest of each object
+	mu   sync.Mutex
+	ring *secret.Keyring
+	keys map[engine.KeyRef][]byte          // envelopes; nil once deleted
+	of   map[kmip.ObjectID][]engine.KeyRef // those of each object, the oldest first
 	// Fail, when set, decides each call's error: before it takes effect, and
 	// (done true) after. It is called with the name of the method.
 	Fail func(method string, done bool) error
@@ -200,7 +223,7 @@ func NewKeyManager() *Vault {
 	if err != nil {
 		panic(err) // the text above is constant
 	}
-	return &Vault{ring: ring, keys: make(map[engine.KeyRef][]byte), first: make(map[kmip.ObjectID]engine.KeyRef)}
+	return &Vault{ring: ring, keys: make(map[engine.KeyRef][]byte), of: make(map[kmip.ObjectID][]engine.KeyRef)}
 }
 
 // DeleteRootKey makes every wrap and unwrap fail from now on.
@@ -265,9 +288,7 @@ func (v *Vault) Store(ctx context.Context, id kmip.ObjectID, e engine.Envelope) 
 		payload, err := e.Encode()
 		ref = engine.KeyRef(uuid.NewString())
 		v.keys[ref] = payload
-		if v.first[id] == "" {
-			v.first[id] = ref
-		}
+		v.of[id] = append(v.of[id], ref)
 		return err
 	})
 	if err != nil {
@@ -294,12 +315,26 @@ func (v *Vault) Load(ctx context.Context, id kmip.ObjectID, ref engine.KeyRef) (
 // Find implements engine.KeyManager.
 func (v *Vault) Find(ctx context.Context, id kmip.ObjectID) (ref engine.KeyRef, err error) {
 	err = v.call(ctx, "Find", func() error {
-		if ref = v.first[id]; ref == "" {
+		if len(v.of[id]) == 0 {
 			return engine.ErrNotFound
 		}
+		ref = v.of[id][0]
 		return nil
 	})
 	return ref, err
+}
+
+// FindSince implements engine.KeyManager.
+func (v *Vault) FindSince(ctx context.Context, id kmip.ObjectID, _ time.Time) (refs []engine.KeyRef, err error) {
+	err = v.call(ctx, "FindSince", func() error {
+		for _, ref := range v.of[id] {
+			if v.keys[ref] != nil {
+				refs = append(refs, ref)
+			}
+		}
+		return nil
+	})
+	return refs, err
 }
 
 // Delete implements engine.KeyManager.

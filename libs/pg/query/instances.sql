@@ -38,7 +38,8 @@ UPDATE instances SET status = 'removing', deleted_at = now(), updated_at = now()
 
 -- name: RestoreInstance :exec
 UPDATE instances SET deleted_at = NULL, updated_at = now(),
-    status = CASE WHEN EXISTS (SELECT FROM key_managers k WHERE k.instance_id = instances.id) THEN 'installed' ELSE 'inactive' END
+    status = CASE WHEN EXISTS (SELECT FROM key_moves v WHERE v.instance_id = instances.id) THEN 'configuring'
+        WHEN EXISTS (SELECT FROM key_managers k WHERE k.instance_id = instances.id) THEN 'installed' ELSE 'inactive' END
 WHERE account = @account AND id = @id;
 
 -- name: PutKeyManager :exec
@@ -49,7 +50,10 @@ ON CONFLICT (instance_id) DO UPDATE SET type = excluded.type, instance_crn = exc
     updated_at = now();
 
 -- name: SetInstalled :exec
-UPDATE instances SET status = 'installed', updated_at = now() WHERE account = @account AND id = @id;
+-- Or configuring, as long as keys are being moved.
+UPDATE instances SET updated_at = now(),
+    status = CASE WHEN EXISTS (SELECT FROM key_moves v WHERE v.instance_id = instances.id) THEN 'configuring' ELSE 'installed' END
+WHERE account = @account AND id = @id;
 
 -- name: ClaimFingerprint :exec
 SELECT claim_fingerprint(sha256(@der::bytea));

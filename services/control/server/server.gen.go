@@ -48,6 +48,9 @@ type ServerInterface interface {
 	// ListInstanceEvents List the calls that changed an instance
 	// (GET /v1/instances/{id}/events)
 	ListInstanceEvents(w http.ResponseWriter, r *http.Request, id InstanceID, params ListInstanceEventsParams)
+	// GetInstanceKeyManager Get the key manager of an instance
+	// (GET /v1/instances/{id}/key_manager)
+	GetInstanceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID)
 	// ReplaceInstanceKeyManager Connect an instance to its key manager
 	// (PUT /v1/instances/{id}/key_manager)
 	ReplaceInstanceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID)
@@ -138,6 +141,12 @@ func (_ Unimplemented) ListInstanceEndpoints(w http.ResponseWriter, r *http.Requ
 // ListInstanceEvents List the calls that changed an instance
 // (GET /v1/instances/{id}/events)
 func (_ Unimplemented) ListInstanceEvents(w http.ResponseWriter, r *http.Request, id InstanceID, params ListInstanceEventsParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetInstanceKeyManager Get the key manager of an instance
+// (GET /v1/instances/{id}/key_manager)
+func (_ Unimplemented) GetInstanceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -639,6 +648,32 @@ func (siw *ServerInterfaceWrapper) ListInstanceEvents(w http.ResponseWriter, r *
 	handler.ServeHTTP(w, r)
 }
 
+// GetInstanceKeyManager operation middleware
+func (siw *ServerInterfaceWrapper) GetInstanceKeyManager(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetInstanceKeyManager(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ReplaceInstanceKeyManager operation middleware
 func (siw *ServerInterfaceWrapper) ReplaceInstanceKeyManager(w http.ResponseWriter, r *http.Request) {
 
@@ -1059,6 +1094,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/key_managers/{guid}/root_keys", wrapper.ListKeyManagerRootKeys)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/instances/{id}/key_manager", wrapper.GetInstanceKeyManager)
 	})
 	r.Group(func(r chi.Router) {
 		r.Put(options.BaseURL+"/v1/instances/{id}/key_manager", wrapper.ReplaceInstanceKeyManager)
@@ -2523,6 +2561,128 @@ func (response ListInstanceEvents503JSONResponse) VisitListInstanceEventsRespons
 	return err
 }
 
+type GetInstanceKeyManagerRequestObject struct {
+	ID InstanceID `json:"id"`
+}
+
+type GetInstanceKeyManagerResponseObject interface {
+	VisitGetInstanceKeyManagerResponse(w http.ResponseWriter) error
+}
+
+type GetInstanceKeyManager200JSONResponse KeyManager
+
+func (response GetInstanceKeyManager200JSONResponse) VisitGetInstanceKeyManagerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceKeyManager400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response GetInstanceKeyManager400JSONResponse) VisitGetInstanceKeyManagerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceKeyManager401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response GetInstanceKeyManager401JSONResponse) VisitGetInstanceKeyManagerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceKeyManager403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response GetInstanceKeyManager403JSONResponse) VisitGetInstanceKeyManagerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceKeyManager404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response GetInstanceKeyManager404JSONResponse) VisitGetInstanceKeyManagerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceKeyManager429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response GetInstanceKeyManager429JSONResponse) VisitGetInstanceKeyManagerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceKeyManager500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response GetInstanceKeyManager500JSONResponse) VisitGetInstanceKeyManagerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceKeyManager503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response GetInstanceKeyManager503JSONResponse) VisitGetInstanceKeyManagerResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ReplaceInstanceKeyManagerRequestObject struct {
 	ID   InstanceID `json:"id"`
 	Body *ReplaceInstanceKeyManagerJSONRequestBody
@@ -3709,6 +3869,9 @@ type StrictServerInterface interface {
 	// ListInstanceEvents List the calls that changed an instance
 	// (GET /v1/instances/{id}/events)
 	ListInstanceEvents(ctx context.Context, request ListInstanceEventsRequestObject) (ListInstanceEventsResponseObject, error)
+	// GetInstanceKeyManager Get the key manager of an instance
+	// (GET /v1/instances/{id}/key_manager)
+	GetInstanceKeyManager(ctx context.Context, request GetInstanceKeyManagerRequestObject) (GetInstanceKeyManagerResponseObject, error)
 	// ReplaceInstanceKeyManager Connect an instance to its key manager
 	// (PUT /v1/instances/{id}/key_manager)
 	ReplaceInstanceKeyManager(ctx context.Context, request ReplaceInstanceKeyManagerRequestObject) (ReplaceInstanceKeyManagerResponseObject, error)
@@ -4056,6 +4219,32 @@ func (sh *strictHandler) ListInstanceEvents(w http.ResponseWriter, r *http.Reque
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ListInstanceEventsResponseObject); ok {
 		if err := validResponse.VisitListInstanceEventsResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetInstanceKeyManager operation middleware
+func (sh *strictHandler) GetInstanceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	var request GetInstanceKeyManagerRequestObject
+
+	request.ID = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetInstanceKeyManager(ctx, request.(GetInstanceKeyManagerRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetInstanceKeyManager")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetInstanceKeyManagerResponseObject); ok {
+		if err := validResponse.VisitGetInstanceKeyManagerResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -426,7 +426,8 @@ func (q *Queries) RenameInstance(ctx context.Context, arg RenameInstanceParams) 
 
 const restoreInstance = `-- name: RestoreInstance :exec
 UPDATE instances SET deleted_at = NULL, updated_at = now(),
-    status = CASE WHEN EXISTS (SELECT FROM key_managers k WHERE k.instance_id = instances.id) THEN 'installed' ELSE 'inactive' END
+    status = CASE WHEN EXISTS (SELECT FROM key_moves v WHERE v.instance_id = instances.id) THEN 'configuring'
+        WHEN EXISTS (SELECT FROM key_managers k WHERE k.instance_id = instances.id) THEN 'installed' ELSE 'inactive' END
 WHERE account = $1 AND id = $2
 `
 
@@ -450,7 +451,9 @@ func (q *Queries) SetAccount(ctx context.Context, account string) error {
 }
 
 const setInstalled = `-- name: SetInstalled :exec
-UPDATE instances SET status = 'installed', updated_at = now() WHERE account = $1 AND id = $2
+UPDATE instances SET updated_at = now(),
+    status = CASE WHEN EXISTS (SELECT FROM key_moves v WHERE v.instance_id = instances.id) THEN 'configuring' ELSE 'installed' END
+WHERE account = $1 AND id = $2
 `
 
 type SetInstalledParams struct {
@@ -458,6 +461,7 @@ type SetInstalledParams struct {
 	ID      string
 }
 
+// Or configuring, as long as keys are being moved.
 func (q *Queries) SetInstalled(ctx context.Context, arg SetInstalledParams) error {
 	_, err := q.db.Exec(ctx, setInstalled, arg.Account, arg.ID)
 	return err
