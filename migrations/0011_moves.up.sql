@@ -74,7 +74,9 @@ BEGIN
     PERFORM set_config('kmip.sweep', 'on', true);
     RETURN QUERY WITH taken AS (
         UPDATE key_manager_checks k SET due_at = now() + make_interval(secs => check_seconds * (0.8 + 0.1 * random()))
-        FROM instances i WHERE i.id = k.instance_id AND i.deleted_at IS NULL AND k.due_at <= now()
+        FROM (SELECT i.id, i.account FROM key_manager_checks d JOIN instances i ON i.id = d.instance_id
+            WHERE i.deleted_at IS NULL AND d.due_at <= now() FOR UPDATE OF d SKIP LOCKED) i
+        WHERE i.id = k.instance_id
         RETURNING i.account, i.id, NOT k.thorough AND coalesce(k.used_at > now() - make_interval(secs => check_seconds), false) AS spared
     )
     SELECT 'check_key_manager', t.account, t.id FROM taken t WHERE NOT t.spared

@@ -155,7 +155,7 @@ func (j *Jobs) Run(ctx context.Context) error {
 			SoftStopTimeout:      stopTime,
 			ReindexerIndexNames:  []string{}, // takes the tables' owner
 			RescueStuckJobsAfter: rescueAfter, CompletedJobRetentionPeriod: keepJobs, CancelledJobRetentionPeriod: keepJobs,
-			Logger: j.log,
+			Logger: slog.New(troubles{j.log.Handler()}),
 			PeriodicJobs: []*river.PeriodicJob{river.NewPeriodicJob(
 				river.PeriodicInterval(min(max(j.every/10, time.Second), 30*time.Second)),
 				func() (river.JobArgs, *river.InsertOpts) {
@@ -178,6 +178,14 @@ func (j *Jobs) Run(ctx context.Context) error {
 		case <-time.After(startWait):
 		}
 	}
+}
+
+// troubles leaves out what the queue tells of its daily work.
+type troubles struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (t troubles) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn && t.Handler.Enabled(ctx, level)
 }
 
 // sweep puts into the queue what is due.
