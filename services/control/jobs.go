@@ -58,6 +58,24 @@ func (j *jobs) reach(t *tenant.Tenant) (engine.KeyManager, error) {
 	return j.manager.open(ring, t)
 }
 
+// reacher reaches the key managers, present and former, in which a tenant's keys
+// lie, each with tokens that serve for all of its keys.
+func (j *jobs) reacher(t *tenant.Tenant) func(engine.Location) (engine.KeyManager, error) {
+	reached := make(map[[2]string]engine.KeyManager)
+	return func(l engine.Location) (engine.KeyManager, error) {
+		there := t.At(l.KeyManagerCRN, l.RootKeyID)
+		place := [2]string{there.KeyManager.InstanceCRN, there.KeyManager.RootKeyID}
+		if reached[place] == nil {
+			keys, err := j.reach(there)
+			if err != nil {
+				return nil, err
+			}
+			reached[place] = keys
+		}
+		return reached[place], nil
+	}
+}
+
 func tenantOf(i pg.Instance) *tenant.Tenant {
 	return &tenant.Tenant{ID: i.ID, Account: i.Account, Name: i.Name, Shared: i.Shared, KeyManager: i.KeyManager}
 }
@@ -138,6 +156,7 @@ func (j *jobs) settleObjects(ctx context.Context, job pg.SettleObjects) error {
 	}
 	t := tenantOf(i)
 	t.Former = move.Former
+	at := j.reacher(t)
 	rows, err := j.ledger.ListUnsettled(ctx, i.ID)
 	if err != nil || len(rows) == 0 {
 		return err
@@ -148,7 +167,7 @@ func (j *jobs) settleObjects(ctx context.Context, job pg.SettleObjects) error {
 		if r.Phase == engine.Destroying {
 			settle = j.settleDestroying
 		}
-		keys, err := j.reach(t.At(r.Location.KeyManagerCRN, r.Location.RootKeyID))
+		keys, err := at(r.Location)
 		if err == nil {
 			err = settle(ctx, keys, i.ID, r)
 		}

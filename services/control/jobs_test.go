@@ -118,6 +118,7 @@ func TestConditionsFollowTheKeyManager(t *testing.T) {
 	}{
 		{of: kmsToken, on: "/actions/wrap", status: 409, code: "KEY_ACTION_INVALID_STATE_ERR", want: "false root_key_disabled", destroy: "unknown not_tried"},
 		{of: kmsToken, on: "/actions/unwrap", status: 404, code: "KEY_NOT_FOUND_ERR", want: "false root_key_gone", destroy: "unknown not_tried"},
+		{of: kmsToken, on: "/actions/wrap", status: 400, code: "KEY_ROOT_REQ_ERR", want: "false not_a_root_key", destroy: "unknown not_tried"},
 		{of: kmsToken, status: 401, want: "false not_permitted", destroy: "unknown not_tried"},
 		{of: kmsToken, on: "DELETE", status: 401, want: "true ready", destroy: "false not_permitted"},
 		{of: kmsToken, on: "GET", status: 401, want: "false not_permitted", destroy: "unknown not_tried"},

@@ -69,6 +69,7 @@ func (j *jobs) moveRound(ctx context.Context, t *tenant.Tenant) (failed int, las
 	if err != nil {
 		return 0, nil, err
 	}
+	at := j.reacher(t)
 	until, wrong := j.now().Add(moveRound), 0
 	for after := int64(0); ; {
 		rows, err := j.ledger.ListElsewhere(ctx, t.ID, to.Location(), after)
@@ -77,7 +78,7 @@ func (j *jobs) moveRound(ctx context.Context, t *tenant.Tenant) (failed int, las
 		}
 		for _, r := range rows {
 			after = r.Place
-			switch err := j.moveKey(ctx, t, r, to); {
+			switch err := j.moveKey(ctx, t.ID, r, at, to); {
 			case err == nil, errors.Is(err, engine.ErrConflict): // or changed meanwhile: the next round sees it
 				wrong = 0
 			default:
@@ -100,31 +101,31 @@ func (j *jobs) moveRound(ctx context.Context, t *tenant.Tenant) (failed int, las
 // moveKey moves one key. It may be killed at any point: what was stored and not
 // noted is found again. A key whose standard key the customer deleted needs no
 // root key; its row moves along, and it stays as gone as it was.
-func (j *jobs) moveKey(ctx context.Context, t *tenant.Tenant, r pg.Elsewhere, to engine.KeyManager) error {
-	from, err := j.reach(t.At(r.Location.KeyManagerCRN, r.Location.RootKeyID))
+func (j *jobs) moveKey(ctx context.Context, t tenant.ID, r pg.Elsewhere, reach func(engine.Location) (engine.KeyManager, error), to engine.KeyManager) error {
+	from, err := reach(r.Location)
 	if err != nil {
 		return err
 	}
 	if r.Begun != nil {
-		ref, at, err := engine.Moved(ctx, t.ID, r.Record, to, *r.Begun)
+		ref, at, err := engine.Moved(ctx, t, r.Record, to, *r.Begun)
 		if err == nil {
-			return j.point(ctx, t.ID, r.Record, ref, at, to)
+			return j.point(ctx, t, r.Record, ref, at, to)
 		}
 		if !errors.Is(err, engine.ErrNotFound) {
 			return err
 		}
 	}
-	if err := j.ledger.BeginMoving(ctx, t.ID, r.Record); err != nil {
+	if err := j.ledger.BeginMoving(ctx, t, r.Record); err != nil {
 		return err
 	}
-	ref, at, err := engine.Move(ctx, t.ID, r.Record, from, to)
+	ref, at, err := engine.Move(ctx, t, r.Record, from, to)
 	if errors.Is(err, engine.ErrGone) {
-		return j.ledger.EndMoving(ctx, t.ID, r.Record, r.KeyRef, to.Location())
+		return j.ledger.EndMoving(ctx, t, r.Record, r.KeyRef, to.Location())
 	}
 	if err != nil {
 		return err
 	}
-	return j.point(ctx, t.ID, r.Record, ref, at, to)
+	return j.point(ctx, t, r.Record, ref, at, to)
 }
 
 // point lets a row name the standard key that was made for it. If another job
