@@ -181,7 +181,7 @@ func (h *handlers) GetInstanceKeyManager(ctx context.Context, request server.Get
 	model := keyManagerModel(*i.KeyManager)
 	model.Keys = &api.KeyCount{ByRootKeyVersion: []api.KeysByRootKeyVersion{}}
 	for _, c := range counts {
-		if c.Keys > 0 {
+		if c.Keys > 0 && c.RootKeyVersion != "" { // none protects those that the customer deleted before a move
 			model.Keys.ByRootKeyVersion = append(model.Keys.ByRootKeyVersion, api.KeysByRootKeyVersion{
 				InstanceCRN: c.KeyManagerCRN, RootKeyID: c.RootKeyID, Version: c.RootKeyVersion, Keys: int32(c.Keys), //nolint:gosec // a tenant's keys
 			})

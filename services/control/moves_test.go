@@ -155,7 +155,7 @@ func TestKeysMoveToAnotherRootKey(t *testing.T) {
 		}
 		return nil
 	})
-	if got := i.keyManager(t); got.Move != nil || len(got.Keys.ByRootKeyVersion) == 0 || got.Keys.ByRootKeyVersion[0].RootKeyID != otherRootKey {
+	if got := i.keyManager(t); got.Move != nil || len(got.Keys.ByRootKeyVersion) != 1 || got.Keys.ByRootKeyVersion[0].RootKeyID != otherRootKey || got.Keys.ByRootKeyVersion[0].Keys != keys-1 {
 		t.Errorf("after: %+v", got)
 	}
 
