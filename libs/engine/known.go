@@ -48,6 +48,7 @@ func (e *Engine) known(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) 
 		if r, err = e.find(ctx, t, id); err != nil {
 			return Record{}, err
 		}
+		e.memory.rows.Set(row{t.ID, id}, r)
 	}
 	if r.Phase == Live {
 		r.Object.State = kmip.Active
@@ -100,7 +101,7 @@ func (e *Engine) find(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (
 			return Record{}, err
 		}
 	}
-	e.memory.misses.Set(row{t.ID, id}, e.now())
+	e.memory.missed(row{t.ID, id}, e.now())
 	return Record{}, errUnknown
 }
 

@@ -374,3 +374,20 @@ func (k *heldKeys) Unwrap(ctx context.Context, w engine.Wrapped, b engine.Bindin
 	k.count("unwrap")
 	return k.KeyManager.Unwrap(ctx, w, b)
 }
+
+// TestManyLostRows reads more objects without rows at once than a tenant may
+// ask for in vain.
+func TestManyLostRows(t *testing.T) {
+	b := newBench()
+	var ids []kmip.ObjectID
+	for range 150 {
+		ids = append(ids, b.create(t))
+	}
+	b.away()
+	node := b.another()
+	for _, id := range ids {
+		if _, err := node.Get(t.Context(), b.one, id, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

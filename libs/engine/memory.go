@@ -21,8 +21,8 @@ const (
 	// missedFor is how long an identifier that neither ledger nor key manager
 	// knows is answered without asking again.
 	missedFor = 30 * time.Second
-	// findRate is how often a tenant's key manager is asked for objects without
-	// rows, by the second.
+	// findRate is how often a tenant's key manager is asked in vain for objects
+	// without rows, by the second.
 	findRate  = 10
 	findBurst = 100
 	// awayFor is how long the ledger is not asked after it has not answered.
@@ -54,8 +54,18 @@ func newMemory() *memory {
 	}
 }
 
-// mayFind takes one from the tenant's allowance for asking the key manager.
-func (m *memory) mayFind(t tenant.ID, now time.Time) bool {
+// mayFind reports whether a tenant may ask its key manager for another object
+// without a row. Objects that are there cost nothing: hosts that boot together
+// ask for many at once.
+func (m *memory) mayFind(t tenant.ID, now time.Time) bool { return m.limiter(t).TokensAt(now) >= 1 }
+
+// missed notes that neither ledger nor key manager knows an object.
+func (m *memory) missed(r row, now time.Time) {
+	m.limiter(r.tenant).AllowN(now, 1)
+	m.misses.Set(r, now)
+}
+
+func (m *memory) limiter(t tenant.ID) *rate.Limiter {
 	limiter, _ := m.finds.ComputeIfAbsent(t, func() (*rate.Limiter, bool) { return rate.NewLimiter(findRate, findBurst), false })
-	return limiter.AllowN(now, 1)
+	return limiter
 }
