@@ -277,7 +277,10 @@ func (c *ibmCloud) serveKeyProtect(w http.ResponseWriter, r *http.Request) {
 		c.keys[fmt.Sprint(k["id"])] = k
 		answer(w, http.StatusCreated, envelope("key", k))
 	case route == "GET":
-		all := []any{map[string]any{"id": rootKey, "name": "root", "state": 1, "extractable": false, "keyRingID": "default"}}
+		var all []any
+		for _, id := range []string{rootKey, otherRootKey} {
+			all = append(all, map[string]any{"id": id, "name": "root", "state": 1, "extractable": false, "keyRingID": "default"})
+		}
 		if strings.Contains(r.URL.Query().Get("filter"), "creationDate") {
 			all = nil
 		}

@@ -96,7 +96,10 @@ func TestListRootKeys(t *testing.T) {
 	path := c.url + "/v1/key_managers/" + kmsInstance + "/root_keys"
 	reader := c.user(t, "IBMid-reader", attributes("accountId", account, "serviceName", "kms"))
 	got := read[api.RootKeyCollection](t, c.send(t, "GET", path, reader, ""), http.StatusOK)
-	want := []api.RootKey{{ID: rootKey, Name: "root", KeyRing: "default", State: api.RootKeyStateActive, Usable: true}}
+	var want []api.RootKey
+	for _, id := range []string{rootKey, otherRootKey} {
+		want = append(want, api.RootKey{ID: id, Name: "root", KeyRing: "default", State: api.RootKeyStateActive, Usable: true})
+	}
 	if !slices.Equal(got.RootKeys, want) {
 		t.Errorf("%+v", got)
 	}
