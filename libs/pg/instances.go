@@ -38,10 +38,7 @@ var (
 		"This cell has no port left for an endpoint of this instance's own. Tell the operator of the service.")
 )
 
-var (
-	errInstanceNotFound    = fault.New(fault.NotFound, "There is no such instance.")
-	errCertificateNotFound = fault.New(fault.NotFound, "There is no such client certificate.")
-)
+var errInstanceNotFound = fault.New(fault.NotFound, "There is no such instance.")
 
 // Status is how far an instance has come in its life.
 type Status string
@@ -79,18 +76,6 @@ type Endpoint struct {
 	HostName          string // lower case
 	Port              uint16 // as advertised; 0: that of the shared endpoints
 	ServerCertificate []byte // leaf for HostName, in DER; nil: the shared one is shown
-}
-
-// Certificate is a client certificate of an instance.
-type Certificate struct {
-	ID          string // UUID
-	Name        string // unique in the instance
-	DER         []byte
-	Fingerprint tenant.Fingerprint // made of DER by the database
-	NotBefore   time.Time
-	NotAfter    time.Time
-	CreatedAt   time.Time
-	Revision    int64 // that added it
 }
 
 // Instances is the control plane's store. Its pool's role is kmip_control.

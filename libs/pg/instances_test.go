@@ -223,9 +223,16 @@ func TestForeignInstanceIsNotFound(t *testing.T) {
 		_, rename := s.Rename(ctx, account, id, "x", nil)
 		_, remove := s.Delete(ctx, account, id, nil)
 		_, restore := s.Restore(ctx, account, id)
+		_, one := s.GetCertificate(ctx, account, id, certificate.ID)
+		_, rotate := s.RotateCertificate(ctx, account, id, certificate.ID, newCertificate("x"))
+		_, replaced := s.RemoveReplaced(ctx, account, id)
+		_, authority := s.ClientAuthority(ctx, account, id, certificate.NotAfter)
+		_, keep := s.KeepClientAuthority(ctx, account, id, Authority{Certificate: []byte("x"), SealedKey: []byte("x"), NotAfter: certificate.NotAfter}, certificate.NotAfter)
 		for method, err := range map[string]error{
 			"Get": get, "SetKeyManager": set, "AddCertificate": add, "ListCertificates": list,
-			"ListEndpoints": endpoints, "ListRefusals": refusals, "Rename": rename, "Delete": remove, "Restore": restore, "DeleteCertificate": s.DeleteCertificate(ctx, account, id, certificate.ID),
+			"ListEndpoints": endpoints, "ListRefusals": refusals, "Rename": rename, "Delete": remove, "Restore": restore,
+			"GetCertificate": one, "RotateCertificate": rotate, "RemoveReplaced": replaced, "ClientAuthority": authority, "KeepClientAuthority": keep,
+			"DeleteCertificate": s.DeleteCertificate(ctx, account, id, certificate.ID),
 		} {
 			if !errors.Is(err, ErrNotFound) {
 				t.Errorf("%s of %q: %v, want ErrNotFound", method, id, err)
@@ -304,6 +311,9 @@ func TestInstancesRowLevelSecurity(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, superuser(t, database), "INSERT INTO endpoints VALUES ('kmip.example.com', $1, 6000)", string(i.ID))
+	if _, err := s.KeepClientAuthority(t.Context(), account, i.ID, Authority{Certificate: []byte("x"), SealedKey: []byte("x")}, i.CreatedAt); err != nil {
+		t.Fatal(err)
+	}
 	c := connectAs(t, database, "kmip_control")
 	for _, setting := range []string{"", stranger, account} {
 		run(t, c, "SELECT set_config('kmip.account', $1, false)", setting)
@@ -311,7 +321,7 @@ func TestInstancesRowLevelSecurity(t *testing.T) {
 		if setting == account {
 			want = 1
 		}
-		for _, table := range []string{"instances", "key_managers", "client_certificates", "endpoints"} {
+		for _, table := range []string{"instances", "key_managers", "client_certificates", "client_authorities", "endpoints"} {
 			var rows int
 			if err := c.QueryRow(t.Context(), "SELECT count(*) FROM "+table).Scan(&rows); err != nil || rows != want {
 				t.Errorf("as account %q %s shows %d rows, %v; want %d", setting, table, rows, err, want)
@@ -323,7 +333,7 @@ func TestInstancesRowLevelSecurity(t *testing.T) {
 			}
 		}
 	}
-	for _, forbidden := range []string{"SELECT FROM objects", "DELETE FROM instances", "UPDATE cell SET revision = 0", "SELECT configuration_since(0)"} {
+	for _, forbidden := range []string{"SELECT FROM objects", "DELETE FROM instances", "UPDATE cell SET revision = 0", "UPDATE client_certificates SET last_used_at = now()", "UPDATE client_certificates SET der = 'x'", "SELECT configuration_since(0)"} {
 		if _, err := c.Exec(t.Context(), forbidden); err == nil {
 			t.Errorf("kmip_control may %s", forbidden)
 		}

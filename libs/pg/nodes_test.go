@@ -37,6 +37,7 @@ func TestEveryWriteTakesARevision(t *testing.T) {
 		{"INSERT INTO endpoints VALUES ('a.example.com', $1, 6001), ('b.example.com', $1, 6002)", 1},
 		{"DELETE FROM endpoints WHERE instance_id = $1", 1},
 		{"UPDATE client_certificates SET revision = revision WHERE instance_id = $1", 0},
+		{"UPDATE client_certificates SET last_used_at = now(), replaced_by = id WHERE instance_id = $1", 0},
 		{"DELETE FROM client_certificates WHERE instance_id = $1", 1},
 		{"SELECT configuration_changed($1)", 1},
 		{"UPDATE instances SET deleted_at = now() WHERE id = $1", 1},

@@ -55,23 +55,6 @@ UPDATE instances SET updated_at = now(),
     status = CASE WHEN EXISTS (SELECT FROM key_moves v WHERE v.instance_id = instances.id) THEN 'configuring' ELSE 'installed' END
 WHERE account = @account AND id = @id;
 
--- name: ClaimFingerprint :exec
-SELECT claim_fingerprint(sha256(@der::bytea));
-
--- name: AddCertificate :one
-INSERT INTO client_certificates (instance_id, name, der, not_before, not_after)
-VALUES (@instance_id, @name, @der, @not_before, @not_after)
-RETURNING *;
-
--- name: ListCertificates :many
-SELECT * FROM client_certificates WHERE instance_id = @instance_id ORDER BY created_at, id;
-
--- name: DeleteCertificate :execrows
-DELETE FROM client_certificates WHERE instance_id = @instance_id AND id = @id;
-
--- name: GetCertificate :one
-SELECT * FROM client_certificates WHERE instance_id = @instance_id AND id = @id;
-
 -- name: AssignEndpoint :one
 SELECT coalesce(assign_endpoint(@instance_id, @host_name, @server_certificate, @first_port, @last_port), 0)::integer;
 

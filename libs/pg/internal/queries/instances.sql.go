@@ -10,43 +10,6 @@ import (
 	"time"
 )
 
-const addCertificate = `-- name: AddCertificate :one
-INSERT INTO client_certificates (instance_id, name, der, not_before, not_after)
-VALUES ($1, $2, $3, $4, $5)
-RETURNING id, instance_id, name, der, fingerprint, not_before, not_after, created_at, revision
-`
-
-type AddCertificateParams struct {
-	InstanceID string
-	Name       string
-	Der        []byte
-	NotBefore  time.Time
-	NotAfter   time.Time
-}
-
-func (q *Queries) AddCertificate(ctx context.Context, arg AddCertificateParams) (ClientCertificate, error) {
-	row := q.db.QueryRow(ctx, addCertificate,
-		arg.InstanceID,
-		arg.Name,
-		arg.Der,
-		arg.NotBefore,
-		arg.NotAfter,
-	)
-	var i ClientCertificate
-	err := row.Scan(
-		&i.ID,
-		&i.InstanceID,
-		&i.Name,
-		&i.Der,
-		&i.Fingerprint,
-		&i.NotBefore,
-		&i.NotAfter,
-		&i.CreatedAt,
-		&i.Revision,
-	)
-	return i, err
-}
-
 const assignEndpoint = `-- name: AssignEndpoint :one
 SELECT coalesce(assign_endpoint($1, $2, $3, $4, $5), 0)::integer
 `
@@ -70,15 +33,6 @@ func (q *Queries) AssignEndpoint(ctx context.Context, arg AssignEndpointParams) 
 	var column_1 int32
 	err := row.Scan(&column_1)
 	return column_1, err
-}
-
-const claimFingerprint = `-- name: ClaimFingerprint :exec
-SELECT claim_fingerprint(sha256($1::bytea))
-`
-
-func (q *Queries) ClaimFingerprint(ctx context.Context, der []byte) error {
-	_, err := q.db.Exec(ctx, claimFingerprint, der)
-	return err
 }
 
 const countInstances = `-- name: CountInstances :one
@@ -137,23 +91,6 @@ func (q *Queries) CreateInstance(ctx context.Context, arg CreateInstanceParams) 
 	return err
 }
 
-const deleteCertificate = `-- name: DeleteCertificate :execrows
-DELETE FROM client_certificates WHERE instance_id = $1 AND id = $2
-`
-
-type DeleteCertificateParams struct {
-	InstanceID string
-	ID         string
-}
-
-func (q *Queries) DeleteCertificate(ctx context.Context, arg DeleteCertificateParams) (int64, error) {
-	result, err := q.db.Exec(ctx, deleteCertificate, arg.InstanceID, arg.ID)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
-}
-
 const deleteInstance = `-- name: DeleteInstance :exec
 UPDATE instances SET status = 'removing', deleted_at = now(), updated_at = now() WHERE account = $1 AND id = $2
 `
@@ -166,66 +103,6 @@ type DeleteInstanceParams struct {
 func (q *Queries) DeleteInstance(ctx context.Context, arg DeleteInstanceParams) error {
 	_, err := q.db.Exec(ctx, deleteInstance, arg.Account, arg.ID)
 	return err
-}
-
-const getCertificate = `-- name: GetCertificate :one
-SELECT id, instance_id, name, der, fingerprint, not_before, not_after, created_at, revision FROM client_certificates WHERE instance_id = $1 AND id = $2
-`
-
-type GetCertificateParams struct {
-	InstanceID string
-	ID         string
-}
-
-func (q *Queries) GetCertificate(ctx context.Context, arg GetCertificateParams) (ClientCertificate, error) {
-	row := q.db.QueryRow(ctx, getCertificate, arg.InstanceID, arg.ID)
-	var i ClientCertificate
-	err := row.Scan(
-		&i.ID,
-		&i.InstanceID,
-		&i.Name,
-		&i.Der,
-		&i.Fingerprint,
-		&i.NotBefore,
-		&i.NotAfter,
-		&i.CreatedAt,
-		&i.Revision,
-	)
-	return i, err
-}
-
-const listCertificates = `-- name: ListCertificates :many
-SELECT id, instance_id, name, der, fingerprint, not_before, not_after, created_at, revision FROM client_certificates WHERE instance_id = $1 ORDER BY created_at, id
-`
-
-func (q *Queries) ListCertificates(ctx context.Context, instanceID string) ([]ClientCertificate, error) {
-	rows, err := q.db.Query(ctx, listCertificates, instanceID)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []ClientCertificate
-	for rows.Next() {
-		var i ClientCertificate
-		if err := rows.Scan(
-			&i.ID,
-			&i.InstanceID,
-			&i.Name,
-			&i.Der,
-			&i.Fingerprint,
-			&i.NotBefore,
-			&i.NotAfter,
-			&i.CreatedAt,
-			&i.Revision,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
 }
 
 const listEndpoints = `-- name: ListEndpoints :many

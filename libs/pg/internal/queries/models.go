@@ -8,18 +8,6 @@ import (
 	"time"
 )
 
-type ClientCertificate struct {
-	ID          string
-	InstanceID  string
-	Name        string
-	Der         []byte
-	Fingerprint []byte
-	NotBefore   time.Time
-	NotAfter    time.Time
-	CreatedAt   time.Time
-	Revision    int64
-}
-
 type InstanceCondition struct {
 	InstanceID string
 	Type       string
