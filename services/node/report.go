@@ -15,8 +15,8 @@ const (
 )
 
 // reporter tells the database what is in force on this node, who was turned
-// away and whose key managers served it. While the database is away the latter
-// two wait in memory.
+// away, whose key managers served it and which client certificates are used.
+// While the database is away all but the first wait in memory.
 type reporter struct {
 	reports *pg.Reports
 	server  *server
@@ -37,6 +37,7 @@ func (r *reporter) run(ctx context.Context) {
 			r.inForce(ctx)
 			r.refusals(ctx)
 			r.used(ctx)
+			r.admissions(ctx, admissionInterval)
 		case <-ctx.Done():
 			return
 		}
@@ -47,6 +48,7 @@ func (r *reporter) run(ctx context.Context) {
 func (r *reporter) signOff(ctx context.Context) {
 	r.refusals(ctx)
 	r.used(ctx)
+	r.admissions(ctx, 0)
 	r.try(ctx, r.reports.SignOff)
 }
 
@@ -90,6 +92,23 @@ func (r *reporter) used(ctx context.Context) {
 		err := r.reports.Used(ctx, served, denied)
 		if err != nil {
 			r.uses.again(append(served, denied...)...)
+		}
+		return err
+	})
+}
+
+// admissions reports the certificates that were used, unless they were reported
+// within an interval before.
+func (r *reporter) admissions(ctx context.Context, interval time.Duration) {
+	now := r.server.now()
+	due := r.server.admissions.due(now, interval)
+	if len(due) == 0 {
+		return
+	}
+	r.try(ctx, func(ctx context.Context) error {
+		err := r.reports.RecordCertificateUses(ctx, due)
+		if err == nil {
+			r.server.admissions.reported(due, now)
 		}
 		return err
 	})

@@ -41,10 +41,11 @@ type server struct {
 	metrics       *metrics
 	now           func() time.Time
 
-	sources  sources
-	turns    turns
-	refusals refusals
-	draining atomic.Bool
+	sources    sources
+	turns      turns
+	refusals   refusals
+	admissions admissions
+	draining   atomic.Bool
 	// drainDelay is how long the node serves on after it was told to end.
 	drainDelay time.Duration
 	tooFast    rate.Sometimes // bounds the log, not the refusals
@@ -74,14 +75,15 @@ func newServer(port uint16, certificate tls.Certificate, c *configuration, r res
 			// A resumed session would outlive the certificate's removal.
 			SessionTicketsDisabled: true,
 		},
-		sources:  sources{seen: make(map[netip.Addr]*source)},
-		turns:    turns{tenants: make(map[tenant.ID]*turn)},
-		refusals: refusals{counted: make(map[pg.Refused]pg.Seen)},
-		tooFast:  rate.Sometimes{Interval: time.Second},
-		changed:  make(chan struct{}, 1),
-		told:     make(chan struct{}, 1),
-		sessions: make(map[*session]struct{}),
-		admitted: make(map[tenant.ID]int),
+		sources:    sources{seen: make(map[netip.Addr]*source)},
+		turns:      turns{tenants: make(map[tenant.ID]*turn)},
+		refusals:   refusals{counted: make(map[pg.Refused]pg.Seen)},
+		admissions: admissions{latest: make(map[string]*admission)},
+		tooFast:    rate.Sometimes{Interval: time.Second},
+		changed:    make(chan struct{}, 1),
+		told:       make(chan struct{}, 1),
+		sessions:   make(map[*session]struct{}),
+		admitted:   make(map[tenant.ID]int),
 	}
 }
 

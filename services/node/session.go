@@ -154,11 +154,16 @@ func broken(err error) bool {
 // enter charges the connection to its tenant and no longer to its source: the
 // handshake has proved that the client holds the certificate's key.
 func (x *session) enter() error {
-	t, _, err := x.server.configuration.admit(x.arrival, x.server.now())
+	now := x.server.now()
+	t, client, err := x.server.configuration.admit(x.arrival, now)
 	if err != nil {
 		return err
 	}
-	return x.server.enter(x, t.ID)
+	if err := x.server.enter(x, t.ID); err != nil {
+		return err
+	}
+	x.server.admissions.note(client.ID, x.address, now)
+	return nil
 }
 
 // refused writes down why somebody was turned away, and counts it.
@@ -267,11 +272,13 @@ func (x *session) shown() (a tenant.Arrival, all bool) {
 // the client goes away.
 func (x *session) answer(ctx context.Context, conn *tls.Conn, in *bufio.Reader, request []byte) (end bool, err error) {
 	began := time.Now()
-	t, client, err := x.server.configuration.admit(x.arrival, x.server.now())
+	now := x.server.now()
+	t, client, err := x.server.configuration.admit(x.arrival, now)
 	if err != nil {
 		x.refused("request refused", x.arrival, err)
 		return true, nil
 	}
+	x.server.admissions.note(client.ID, x.address, now)
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	if err := x.raw.SetReadDeadline(time.Time{}); err != nil {
