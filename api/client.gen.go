@@ -321,6 +321,21 @@ type AvailableKeyManagerCollection struct {
 	KeyManagers []AvailableKeyManager `json:"key_managers"`
 }
 
+// CertificateIssueRequest A certificate to issue.
+type CertificateIssueRequest struct {
+	// Name Of the certificate, unique in the instance, and its common name.
+	Name Name `json:"name"`
+}
+
+// CertificateSigningRequest A certificate signing request to sign.
+type CertificateSigningRequest struct {
+	// CSR One PKCS #10 request in PEM, from `-----BEGIN CERTIFICATE REQUEST-----` to `-----END CERTIFICATE REQUEST-----`, signed with its own key: RSA of 2048 to 8192 bits, or an elliptic curve key on P-256, P-384 or P-521. Of its content the subject and the key are taken.
+	CSR string `json:"csr"`
+
+	// Name Of the certificate, unique in the instance.
+	Name Name `json:"name"`
+}
+
 // ClientCertificate A client certificate that may use the instance.
 type ClientCertificate struct {
 	// Certificate One X.509 certificate in PEM, from `-----BEGIN CERTIFICATE-----` to `-----END CERTIFICATE-----`.
@@ -331,10 +346,18 @@ type ClientCertificate struct {
 	// Example: 2026-11-23T12:00:00Z
 	CreatedAt Timestamp `json:"created_at"`
 
+	// DaysLeft Whole days until the certificate expires; 0 when it has. An expired certificate is refused.
+	//
+	// Example: 730
+	DaysLeft int32 `json:"days_left"`
+
 	// Fingerprint SHA-256 of a certificate's DER encoding, in hexadecimal.
 	//
 	// Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
 	Fingerprint Fingerprint `json:"fingerprint"`
+
+	// FirstUsedAt When a client connected with the certificate first, as the nodes have reported. Absent if none has.
+	FirstUsedAt *Timestamp `json:"first_used_at,omitempty"`
 
 	// ID A UUID in lower case.
 	//
@@ -343,6 +366,14 @@ type ClientCertificate struct {
 
 	// InForce On how many nodes the newest change of the resource is in force: a client that reaches one of the others is still served by the one before.
 	InForce InForce `json:"in_force"`
+
+	// LastUsedAt When a client used it last, to about a minute. Absent if none has.
+	LastUsedAt *Timestamp `json:"last_used_at,omitempty"`
+
+	// LastUsedFrom IP address of that client. Absent if none has used it.
+	//
+	// Example: 192.0.2.17
+	LastUsedFrom *string `json:"last_used_from,omitempty"`
 
 	// Name Letters, digits, spaces, dots, hyphens and underscores; begins and ends with a letter or digit.
 	//
@@ -358,6 +389,14 @@ type ClientCertificate struct {
 	//
 	// Example: 2026-11-23T12:00:00Z
 	NotBefore Timestamp `json:"not_before"`
+
+	// RemovedWhen When a replaced certificate will be removed. Absent if none replaces it.
+	//
+	// Example: After 2026-12-03T12:00:00Z, unless it is used before.
+	RemovedWhen *string `json:"removed_when,omitempty"`
+
+	// ReplacedBy Id of the certificate that replaces this one. Absent without one.
+	ReplacedBy *Identifier `json:"replaced_by,omitempty"`
 }
 
 // ClientCertificateCollection The client certificates of an instance.
@@ -660,6 +699,75 @@ type InstancePrototype struct {
 //
 // Example: inactive
 type InstanceStatus string
+
+// IssuedClientCertificate A client certificate with its private key.
+type IssuedClientCertificate struct {
+	// AuthorityCertificate One X.509 certificate in PEM, from `-----BEGIN CERTIFICATE-----` to `-----END CERTIFICATE-----`.
+	AuthorityCertificate PEM `json:"authority_certificate"`
+
+	// Certificate One X.509 certificate in PEM, from `-----BEGIN CERTIFICATE-----` to `-----END CERTIFICATE-----`.
+	Certificate PEM `json:"certificate"`
+
+	// CreatedAt UTC, whole seconds.
+	//
+	// Example: 2026-11-23T12:00:00Z
+	CreatedAt Timestamp `json:"created_at"`
+
+	// DaysLeft Whole days until the certificate expires; 0 when it has. An expired certificate is refused.
+	//
+	// Example: 730
+	DaysLeft int32 `json:"days_left"`
+
+	// Fingerprint SHA-256 of a certificate's DER encoding, in hexadecimal.
+	//
+	// Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
+	Fingerprint Fingerprint `json:"fingerprint"`
+
+	// FirstUsedAt When a client connected with the certificate first, as the nodes have reported. Absent if none has.
+	FirstUsedAt *Timestamp `json:"first_used_at,omitempty"`
+
+	// ID A UUID in lower case.
+	//
+	// Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
+	ID Identifier `json:"id"`
+
+	// InForce On how many nodes the newest change of the resource is in force: a client that reaches one of the others is still served by the one before.
+	InForce InForce `json:"in_force"`
+
+	// LastUsedAt When a client used it last, to about a minute. Absent if none has.
+	LastUsedAt *Timestamp `json:"last_used_at,omitempty"`
+
+	// LastUsedFrom IP address of that client. Absent if none has used it.
+	//
+	// Example: 192.0.2.17
+	LastUsedFrom *string `json:"last_used_from,omitempty"`
+
+	// Name Letters, digits, spaces, dots, hyphens and underscores; begins and ends with a letter or digit.
+	//
+	// Example: vsphere-dallas
+	Name Name `json:"name"`
+
+	// NotAfter UTC, whole seconds.
+	//
+	// Example: 2026-11-23T12:00:00Z
+	NotAfter Timestamp `json:"not_after"`
+
+	// NotBefore UTC, whole seconds.
+	//
+	// Example: 2026-11-23T12:00:00Z
+	NotBefore Timestamp `json:"not_before"`
+
+	// PrivateKey PKCS #8 in PEM. It is shown this one time.
+	PrivateKey string `json:"private_key"`
+
+	// RemovedWhen When a replaced certificate will be removed. Absent if none replaces it.
+	//
+	// Example: After 2026-12-03T12:00:00Z, unless it is used before.
+	RemovedWhen *string `json:"removed_when,omitempty"`
+
+	// ReplacedBy Id of the certificate that replaces this one. Absent without one.
+	ReplacedBy *Identifier `json:"replaced_by,omitempty"`
+}
 
 // KeyCount The keys of an instance, by what protects them.
 type KeyCount struct {
@@ -1041,10 +1149,81 @@ type ServiceAuthorizationPrototype struct {
 	KeyManagerCRN *InstanceCRN `json:"key_manager_crn,omitempty"`
 }
 
+// SignedClientCertificate A client certificate that was signed by the instance's own authority.
+type SignedClientCertificate struct {
+	// AuthorityCertificate One X.509 certificate in PEM, from `-----BEGIN CERTIFICATE-----` to `-----END CERTIFICATE-----`.
+	AuthorityCertificate PEM `json:"authority_certificate"`
+
+	// Certificate One X.509 certificate in PEM, from `-----BEGIN CERTIFICATE-----` to `-----END CERTIFICATE-----`.
+	Certificate PEM `json:"certificate"`
+
+	// CreatedAt UTC, whole seconds.
+	//
+	// Example: 2026-11-23T12:00:00Z
+	CreatedAt Timestamp `json:"created_at"`
+
+	// DaysLeft Whole days until the certificate expires; 0 when it has. An expired certificate is refused.
+	//
+	// Example: 730
+	DaysLeft int32 `json:"days_left"`
+
+	// Fingerprint SHA-256 of a certificate's DER encoding, in hexadecimal.
+	//
+	// Example: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
+	Fingerprint Fingerprint `json:"fingerprint"`
+
+	// FirstUsedAt When a client connected with the certificate first, as the nodes have reported. Absent if none has.
+	FirstUsedAt *Timestamp `json:"first_used_at,omitempty"`
+
+	// ID A UUID in lower case.
+	//
+	// Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
+	ID Identifier `json:"id"`
+
+	// InForce On how many nodes the newest change of the resource is in force: a client that reaches one of the others is still served by the one before.
+	InForce InForce `json:"in_force"`
+
+	// LastUsedAt When a client used it last, to about a minute. Absent if none has.
+	LastUsedAt *Timestamp `json:"last_used_at,omitempty"`
+
+	// LastUsedFrom IP address of that client. Absent if none has used it.
+	//
+	// Example: 192.0.2.17
+	LastUsedFrom *string `json:"last_used_from,omitempty"`
+
+	// Name Letters, digits, spaces, dots, hyphens and underscores; begins and ends with a letter or digit.
+	//
+	// Example: vsphere-dallas
+	Name Name `json:"name"`
+
+	// NotAfter UTC, whole seconds.
+	//
+	// Example: 2026-11-23T12:00:00Z
+	NotAfter Timestamp `json:"not_after"`
+
+	// NotBefore UTC, whole seconds.
+	//
+	// Example: 2026-11-23T12:00:00Z
+	NotBefore Timestamp `json:"not_before"`
+
+	// RemovedWhen When a replaced certificate will be removed. Absent if none replaces it.
+	//
+	// Example: After 2026-12-03T12:00:00Z, unless it is used before.
+	RemovedWhen *string `json:"removed_when,omitempty"`
+
+	// ReplacedBy Id of the certificate that replaces this one. Absent without one.
+	ReplacedBy *Identifier `json:"replaced_by,omitempty"`
+}
+
 // Timestamp UTC, whole seconds.
 //
 // Example: 2026-11-23T12:00:00Z
 type Timestamp = time.Time
+
+// CertificateID A UUID in lower case.
+//
+// Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
+type CertificateID = Identifier
 
 // IdempotencyKey Letters, digits, hyphens and underscores; unique in the account.
 //
@@ -1141,6 +1320,18 @@ type CreateInstanceClientCertificateParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// SignInstanceClientCertificateParams defines parameters for SignInstanceClientCertificate.
+type SignInstanceClientCertificateParams struct {
+	// IdempotencyKey A name that the caller makes up for this one creation, for example a UUID. Repeated within 24 hours with the same body, the request is answered as it was and creates nothing; with another body it is refused with 409. A creation that was refused may be repeated with another body.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// RotateInstanceClientCertificateParams defines parameters for RotateInstanceClientCertificate.
+type RotateInstanceClientCertificateParams struct {
+	// IdempotencyKey A name that the caller makes up for this one creation, for example a UUID. Repeated within 24 hours with the same body, the request is answered as it was and creates nothing; with another body it is refused with 409. A creation that was refused may be repeated with another body.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
 // ListInstanceEventsParams defines parameters for ListInstanceEvents.
 type ListInstanceEventsParams struct {
 	// Start The page to return, from `next.start` of the page before. Without it the first one.
@@ -1182,6 +1373,15 @@ type UpdateInstanceApplicationMergePatchPlusJSONRequestBody = InstancePatch
 
 // CreateInstanceClientCertificateJSONRequestBody defines body for CreateInstanceClientCertificate for application/json ContentType.
 type CreateInstanceClientCertificateJSONRequestBody = ClientCertificatePrototype
+
+// IssueInstanceClientCertificateJSONRequestBody defines body for IssueInstanceClientCertificate for application/json ContentType.
+type IssueInstanceClientCertificateJSONRequestBody = CertificateIssueRequest
+
+// SignInstanceClientCertificateJSONRequestBody defines body for SignInstanceClientCertificate for application/json ContentType.
+type SignInstanceClientCertificateJSONRequestBody = CertificateSigningRequest
+
+// RotateInstanceClientCertificateJSONRequestBody defines body for RotateInstanceClientCertificate for application/json ContentType.
+type RotateInstanceClientCertificateJSONRequestBody = ClientCertificatePrototype
 
 // ReplaceInstanceKeyManagerJSONRequestBody defines body for ReplaceInstanceKeyManager for application/json ContentType.
 type ReplaceInstanceKeyManagerJSONRequestBody = KeyManagerPrototype
@@ -1329,7 +1529,7 @@ type ClientInterface interface {
 
 	// CreateInstanceClientCertificateWithBody Allow a client certificate
 	//
-	// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
+	// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. This is vCenter's way `vCenter Certificate`; for `New Certificate Signing Request` and `KMS certificate and private key` see `sign` and `issue`. The way `Root CA` is not offered: it would let in whatever that authority signs. So a chain is refused, and an authority whose key usage allows it nothing but signing. Action `vmware-solutions.instances.update`.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -1338,19 +1538,80 @@ type ClientInterface interface {
 
 	// CreateInstanceClientCertificate Allow a client certificate
 	//
-	// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
+	// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. This is vCenter's way `vCenter Certificate`; for `New Certificate Signing Request` and `KMS certificate and private key` see `sign` and `issue`. The way `Root CA` is not offered: it would let in whatever that authority signs. So a chain is refused, and an authority whose key usage allows it nothing but signing. Action `vmware-solutions.instances.update`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateInstanceClientCertificate` operationId).
 	CreateInstanceClientCertificate(ctx context.Context, id InstanceID, params *CreateInstanceClientCertificateParams, body CreateInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// IssueInstanceClientCertificateWithBody Issue a certificate with its private key and allow it
+	//
+	// For vCenter's way `KMS certificate and private key`: the key pair, RSA of 3072 bits, is made here, and the certificate, valid for two years, is signed as by `sign`. The private key is in this answer alone; it is not stored. Who loses it removes the certificate and issues another. Action `vmware-solutions.instances.update`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/instances/{id}/client_certificates/issue (the `IssueInstanceClientCertificate` operationId).
+	IssueInstanceClientCertificateWithBody(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// IssueInstanceClientCertificate Issue a certificate with its private key and allow it
+	//
+	// For vCenter's way `KMS certificate and private key`: the key pair, RSA of 3072 bits, is made here, and the certificate, valid for two years, is signed as by `sign`. The private key is in this answer alone; it is not stored. Who loses it removes the certificate and issues another. Action `vmware-solutions.instances.update`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/instances/{id}/client_certificates/issue (the `IssueInstanceClientCertificate` operationId).
+	IssueInstanceClientCertificate(ctx context.Context, id InstanceID, body IssueInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SignInstanceClientCertificateWithBody Sign vCenter's request and allow the certificate
+	//
+	// For vCenter's way `New Certificate Signing Request`. The certificate has the subject and key of the request and is valid for two years. It is signed by an authority of the instance's own, made on first use; other certificates of that authority are not let in by it. Upload `certificate` of the answer to vCenter. Action `vmware-solutions.instances.update`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/instances/{id}/client_certificates/sign (the `SignInstanceClientCertificate` operationId).
+	SignInstanceClientCertificateWithBody(ctx context.Context, id InstanceID, params *SignInstanceClientCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// SignInstanceClientCertificate Sign vCenter's request and allow the certificate
+	//
+	// For vCenter's way `New Certificate Signing Request`. The certificate has the subject and key of the request and is valid for two years. It is signed by an authority of the instance's own, made on first use; other certificates of that authority are not let in by it. Upload `certificate` of the answer to vCenter. Action `vmware-solutions.instances.update`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/instances/{id}/client_certificates/sign (the `SignInstanceClientCertificate` operationId).
+	SignInstanceClientCertificate(ctx context.Context, id InstanceID, params *SignInstanceClientCertificateParams, body SignInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// DeleteInstanceClientCertificate Remove a client certificate
 	//
 	// Its open connections are closed, or refused at their next request; the instance's `in_force` tells on how many nodes. Action `vmware-solutions.instances.update`.
 	//
 	// Corresponds with DELETE /v1/instances/{id}/client_certificates/{certificate_id} (the `DeleteInstanceClientCertificate` operationId).
-	DeleteInstanceClientCertificate(ctx context.Context, id InstanceID, certificateID Identifier, reqEditors ...RequestEditorFn) (*http.Response, error)
+	DeleteInstanceClientCertificate(ctx context.Context, id InstanceID, certificateID CertificateID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetInstanceClientCertificate Get a client certificate
+	//
+	// With `Accept: application/x-pem-file` the certificate itself, as a file. Action `vmware-solutions.instances.view`.
+	//
+	// Corresponds with GET /v1/instances/{id}/client_certificates/{certificate_id} (the `GetInstanceClientCertificate` operationId).
+	GetInstanceClientCertificate(ctx context.Context, id InstanceID, certificateID CertificateID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RotateInstanceClientCertificateWithBody Allow a certificate that replaces another one
+	//
+	// Both are valid together, so that vCenter and its hosts can change over without a gap. The older one shows `replaced_by`, and is removed when the new one has been used and the older one was not for 7 days. Action `vmware-solutions.instances.update`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/instances/{id}/client_certificates/{certificate_id}/rotate (the `RotateInstanceClientCertificate` operationId).
+	RotateInstanceClientCertificateWithBody(ctx context.Context, id InstanceID, certificateID CertificateID, params *RotateInstanceClientCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RotateInstanceClientCertificate Allow a certificate that replaces another one
+	//
+	// Both are valid together, so that vCenter and its hosts can change over without a gap. The older one shows `replaced_by`, and is removed when the new one has been used and the older one was not for 7 days. Action `vmware-solutions.instances.update`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/instances/{id}/client_certificates/{certificate_id}/rotate (the `RotateInstanceClientCertificate` operationId).
+	RotateInstanceClientCertificate(ctx context.Context, id InstanceID, certificateID CertificateID, params *RotateInstanceClientCertificateParams, body RotateInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListInstanceEndpoints List the endpoints to enter in vCenter
 	//
@@ -1605,7 +1866,7 @@ func (c *Client) ListInstanceClientCertificates(ctx context.Context, id Instance
 
 // CreateInstanceClientCertificateWithBody Allow a client certificate
 //
-// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
+// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. This is vCenter's way `vCenter Certificate`; for `New Certificate Signing Request` and `KMS certificate and private key` see `sign` and `issue`. The way `Root CA` is not offered: it would let in whatever that authority signs. So a chain is refused, and an authority whose key usage allows it nothing but signing. Action `vmware-solutions.instances.update`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1624,7 +1885,7 @@ func (c *Client) CreateInstanceClientCertificateWithBody(ctx context.Context, id
 
 // CreateInstanceClientCertificate Allow a client certificate
 //
-// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
+// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. This is vCenter's way `vCenter Certificate`; for `New Certificate Signing Request` and `KMS certificate and private key` see `sign` and `issue`. The way `Root CA` is not offered: it would let in whatever that authority signs. So a chain is refused, and an authority whose key usage allows it nothing but signing. Action `vmware-solutions.instances.update`.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -1641,13 +1902,144 @@ func (c *Client) CreateInstanceClientCertificate(ctx context.Context, id Instanc
 	return c.Client.Do(req)
 }
 
+// IssueInstanceClientCertificateWithBody Issue a certificate with its private key and allow it
+//
+// For vCenter's way `KMS certificate and private key`: the key pair, RSA of 3072 bits, is made here, and the certificate, valid for two years, is signed as by `sign`. The private key is in this answer alone; it is not stored. Who loses it removes the certificate and issues another. Action `vmware-solutions.instances.update`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/instances/{id}/client_certificates/issue (the `IssueInstanceClientCertificate` operationId).
+func (c *Client) IssueInstanceClientCertificateWithBody(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewIssueInstanceClientCertificateRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// IssueInstanceClientCertificate Issue a certificate with its private key and allow it
+//
+// For vCenter's way `KMS certificate and private key`: the key pair, RSA of 3072 bits, is made here, and the certificate, valid for two years, is signed as by `sign`. The private key is in this answer alone; it is not stored. Who loses it removes the certificate and issues another. Action `vmware-solutions.instances.update`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/instances/{id}/client_certificates/issue (the `IssueInstanceClientCertificate` operationId).
+func (c *Client) IssueInstanceClientCertificate(ctx context.Context, id InstanceID, body IssueInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewIssueInstanceClientCertificateRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SignInstanceClientCertificateWithBody Sign vCenter's request and allow the certificate
+//
+// For vCenter's way `New Certificate Signing Request`. The certificate has the subject and key of the request and is valid for two years. It is signed by an authority of the instance's own, made on first use; other certificates of that authority are not let in by it. Upload `certificate` of the answer to vCenter. Action `vmware-solutions.instances.update`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/instances/{id}/client_certificates/sign (the `SignInstanceClientCertificate` operationId).
+func (c *Client) SignInstanceClientCertificateWithBody(ctx context.Context, id InstanceID, params *SignInstanceClientCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSignInstanceClientCertificateRequestWithBody(c.Server, id, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// SignInstanceClientCertificate Sign vCenter's request and allow the certificate
+//
+// For vCenter's way `New Certificate Signing Request`. The certificate has the subject and key of the request and is valid for two years. It is signed by an authority of the instance's own, made on first use; other certificates of that authority are not let in by it. Upload `certificate` of the answer to vCenter. Action `vmware-solutions.instances.update`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/instances/{id}/client_certificates/sign (the `SignInstanceClientCertificate` operationId).
+func (c *Client) SignInstanceClientCertificate(ctx context.Context, id InstanceID, params *SignInstanceClientCertificateParams, body SignInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewSignInstanceClientCertificateRequest(c.Server, id, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // DeleteInstanceClientCertificate Remove a client certificate
 //
 // Its open connections are closed, or refused at their next request; the instance's `in_force` tells on how many nodes. Action `vmware-solutions.instances.update`.
 //
 // Corresponds with DELETE /v1/instances/{id}/client_certificates/{certificate_id} (the `DeleteInstanceClientCertificate` operationId).
-func (c *Client) DeleteInstanceClientCertificate(ctx context.Context, id InstanceID, certificateID Identifier, reqEditors ...RequestEditorFn) (*http.Response, error) {
+func (c *Client) DeleteInstanceClientCertificate(ctx context.Context, id InstanceID, certificateID CertificateID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewDeleteInstanceClientCertificateRequest(c.Server, id, certificateID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetInstanceClientCertificate Get a client certificate
+//
+// With `Accept: application/x-pem-file` the certificate itself, as a file. Action `vmware-solutions.instances.view`.
+//
+// Corresponds with GET /v1/instances/{id}/client_certificates/{certificate_id} (the `GetInstanceClientCertificate` operationId).
+func (c *Client) GetInstanceClientCertificate(ctx context.Context, id InstanceID, certificateID CertificateID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetInstanceClientCertificateRequest(c.Server, id, certificateID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RotateInstanceClientCertificateWithBody Allow a certificate that replaces another one
+//
+// Both are valid together, so that vCenter and its hosts can change over without a gap. The older one shows `replaced_by`, and is removed when the new one has been used and the older one was not for 7 days. Action `vmware-solutions.instances.update`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/instances/{id}/client_certificates/{certificate_id}/rotate (the `RotateInstanceClientCertificate` operationId).
+func (c *Client) RotateInstanceClientCertificateWithBody(ctx context.Context, id InstanceID, certificateID CertificateID, params *RotateInstanceClientCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotateInstanceClientCertificateRequestWithBody(c.Server, id, certificateID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RotateInstanceClientCertificate Allow a certificate that replaces another one
+//
+// Both are valid together, so that vCenter and its hosts can change over without a gap. The older one shows `replaced_by`, and is removed when the new one has been used and the older one was not for 7 days. Action `vmware-solutions.instances.update`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/instances/{id}/client_certificates/{certificate_id}/rotate (the `RotateInstanceClientCertificate` operationId).
+func (c *Client) RotateInstanceClientCertificate(ctx context.Context, id InstanceID, certificateID CertificateID, params *RotateInstanceClientCertificateParams, body RotateInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRotateInstanceClientCertificateRequest(c.Server, id, certificateID, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2288,8 +2680,117 @@ func NewCreateInstanceClientCertificateRequestWithBody(server string, id Instanc
 	return req, nil
 }
 
+// NewIssueInstanceClientCertificateRequest calls the generic IssueInstanceClientCertificate builder with application/json body
+func NewIssueInstanceClientCertificateRequest(server string, id InstanceID, body IssueInstanceClientCertificateJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewIssueInstanceClientCertificateRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewIssueInstanceClientCertificateRequestWithBody constructs an http.Request for the IssueInstanceClientCertificate method, with any body, and a specified content type
+func NewIssueInstanceClientCertificateRequestWithBody(server string, id InstanceID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/instances/%s/client_certificates/issue", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewSignInstanceClientCertificateRequest calls the generic SignInstanceClientCertificate builder with application/json body
+func NewSignInstanceClientCertificateRequest(server string, id InstanceID, params *SignInstanceClientCertificateParams, body SignInstanceClientCertificateJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewSignInstanceClientCertificateRequestWithBody(server, id, params, "application/json", bodyReader)
+}
+
+// NewSignInstanceClientCertificateRequestWithBody constructs an http.Request for the SignInstanceClientCertificate method, with any body, and a specified content type
+func NewSignInstanceClientCertificateRequestWithBody(server string, id InstanceID, params *SignInstanceClientCertificateParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/instances/%s/client_certificates/sign", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
 // NewDeleteInstanceClientCertificateRequest constructs an http.Request for the DeleteInstanceClientCertificate method
-func NewDeleteInstanceClientCertificateRequest(server string, id InstanceID, certificateID Identifier) (*http.Request, error) {
+func NewDeleteInstanceClientCertificateRequest(server string, id InstanceID, certificateID CertificateID) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -2324,6 +2825,116 @@ func NewDeleteInstanceClientCertificateRequest(server string, id InstanceID, cer
 	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetInstanceClientCertificateRequest constructs an http.Request for the GetInstanceClientCertificate method
+func NewGetInstanceClientCertificateRequest(server string, id InstanceID, certificateID CertificateID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "certificate_id", certificateID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/instances/%s/client_certificates/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRotateInstanceClientCertificateRequest calls the generic RotateInstanceClientCertificate builder with application/json body
+func NewRotateInstanceClientCertificateRequest(server string, id InstanceID, certificateID CertificateID, params *RotateInstanceClientCertificateParams, body RotateInstanceClientCertificateJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRotateInstanceClientCertificateRequestWithBody(server, id, certificateID, params, "application/json", bodyReader)
+}
+
+// NewRotateInstanceClientCertificateRequestWithBody constructs an http.Request for the RotateInstanceClientCertificate method, with any body, and a specified content type
+func NewRotateInstanceClientCertificateRequestWithBody(server string, id InstanceID, certificateID CertificateID, params *RotateInstanceClientCertificateParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "certificate_id", certificateID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/instances/%s/client_certificates/%s/rotate", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -3004,7 +3615,7 @@ type ClientWithResponsesInterface interface {
 
 	// CreateInstanceClientCertificateWithBodyWithResponse Allow a client certificate
 	//
-	// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
+	// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. This is vCenter's way `vCenter Certificate`; for `New Certificate Signing Request` and `KMS certificate and private key` see `sign` and `issue`. The way `Root CA` is not offered: it would let in whatever that authority signs. So a chain is refused, and an authority whose key usage allows it nothing but signing. Action `vmware-solutions.instances.update`.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -3013,12 +3624,48 @@ type ClientWithResponsesInterface interface {
 
 	// CreateInstanceClientCertificateWithResponse Allow a client certificate
 	//
-	// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
+	// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. This is vCenter's way `vCenter Certificate`; for `New Certificate Signing Request` and `KMS certificate and private key` see `sign` and `issue`. The way `Root CA` is not offered: it would let in whatever that authority signs. So a chain is refused, and an authority whose key usage allows it nothing but signing. Action `vmware-solutions.instances.update`.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /v1/instances/{id}/client_certificates (the `CreateInstanceClientCertificate` operationId).
 	CreateInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, params *CreateInstanceClientCertificateParams, body CreateInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateInstanceClientCertificateResponse, error)
+
+	// IssueInstanceClientCertificateWithBodyWithResponse Issue a certificate with its private key and allow it
+	//
+	// For vCenter's way `KMS certificate and private key`: the key pair, RSA of 3072 bits, is made here, and the certificate, valid for two years, is signed as by `sign`. The private key is in this answer alone; it is not stored. Who loses it removes the certificate and issues another. Action `vmware-solutions.instances.update`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/instances/{id}/client_certificates/issue (the `IssueInstanceClientCertificate` operationId).
+	IssueInstanceClientCertificateWithBodyWithResponse(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*IssueInstanceClientCertificateResponse, error)
+
+	// IssueInstanceClientCertificateWithResponse Issue a certificate with its private key and allow it
+	//
+	// For vCenter's way `KMS certificate and private key`: the key pair, RSA of 3072 bits, is made here, and the certificate, valid for two years, is signed as by `sign`. The private key is in this answer alone; it is not stored. Who loses it removes the certificate and issues another. Action `vmware-solutions.instances.update`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/instances/{id}/client_certificates/issue (the `IssueInstanceClientCertificate` operationId).
+	IssueInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, body IssueInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*IssueInstanceClientCertificateResponse, error)
+
+	// SignInstanceClientCertificateWithBodyWithResponse Sign vCenter's request and allow the certificate
+	//
+	// For vCenter's way `New Certificate Signing Request`. The certificate has the subject and key of the request and is valid for two years. It is signed by an authority of the instance's own, made on first use; other certificates of that authority are not let in by it. Upload `certificate` of the answer to vCenter. Action `vmware-solutions.instances.update`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/instances/{id}/client_certificates/sign (the `SignInstanceClientCertificate` operationId).
+	SignInstanceClientCertificateWithBodyWithResponse(ctx context.Context, id InstanceID, params *SignInstanceClientCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SignInstanceClientCertificateResponse, error)
+
+	// SignInstanceClientCertificateWithResponse Sign vCenter's request and allow the certificate
+	//
+	// For vCenter's way `New Certificate Signing Request`. The certificate has the subject and key of the request and is valid for two years. It is signed by an authority of the instance's own, made on first use; other certificates of that authority are not let in by it. Upload `certificate` of the answer to vCenter. Action `vmware-solutions.instances.update`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/instances/{id}/client_certificates/sign (the `SignInstanceClientCertificate` operationId).
+	SignInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, params *SignInstanceClientCertificateParams, body SignInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*SignInstanceClientCertificateResponse, error)
 
 	// DeleteInstanceClientCertificateWithResponse Remove a client certificate
 	//
@@ -3027,7 +3674,34 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /v1/instances/{id}/client_certificates/{certificate_id} (the `DeleteInstanceClientCertificate` operationId).
-	DeleteInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, certificateID Identifier, reqEditors ...RequestEditorFn) (*DeleteInstanceClientCertificateResponse, error)
+	DeleteInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, certificateID CertificateID, reqEditors ...RequestEditorFn) (*DeleteInstanceClientCertificateResponse, error)
+
+	// GetInstanceClientCertificateWithResponse Get a client certificate
+	//
+	// With `Accept: application/x-pem-file` the certificate itself, as a file. Action `vmware-solutions.instances.view`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/instances/{id}/client_certificates/{certificate_id} (the `GetInstanceClientCertificate` operationId).
+	GetInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, certificateID CertificateID, reqEditors ...RequestEditorFn) (*GetInstanceClientCertificateResponse, error)
+
+	// RotateInstanceClientCertificateWithBodyWithResponse Allow a certificate that replaces another one
+	//
+	// Both are valid together, so that vCenter and its hosts can change over without a gap. The older one shows `replaced_by`, and is removed when the new one has been used and the older one was not for 7 days. Action `vmware-solutions.instances.update`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/instances/{id}/client_certificates/{certificate_id}/rotate (the `RotateInstanceClientCertificate` operationId).
+	RotateInstanceClientCertificateWithBodyWithResponse(ctx context.Context, id InstanceID, certificateID CertificateID, params *RotateInstanceClientCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RotateInstanceClientCertificateResponse, error)
+
+	// RotateInstanceClientCertificateWithResponse Allow a certificate that replaces another one
+	//
+	// Both are valid together, so that vCenter and its hosts can change over without a gap. The older one shows `replaced_by`, and is removed when the new one has been used and the older one was not for 7 days. Action `vmware-solutions.instances.update`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/instances/{id}/client_certificates/{certificate_id}/rotate (the `RotateInstanceClientCertificate` operationId).
+	RotateInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, certificateID CertificateID, params *RotateInstanceClientCertificateParams, body RotateInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*RotateInstanceClientCertificateResponse, error)
 
 	// ListInstanceEndpointsWithResponse List the endpoints to enter in vCenter
 	//
@@ -3983,6 +4657,270 @@ func (r CreateInstanceClientCertificateResponse) ContentType() string {
 	return ""
 }
 
+// IssueInstanceClientCertificateResponse201Headers the declared response headers of an HTTP 201 response for IssueInstanceClientCertificate
+type IssueInstanceClientCertificateResponse201Headers struct {
+	Location Location
+}
+
+// IssueInstanceClientCertificateResponse401Headers the declared response headers of an HTTP 401 response for IssueInstanceClientCertificate
+type IssueInstanceClientCertificateResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// IssueInstanceClientCertificateResponse429Headers the declared response headers of an HTTP 429 response for IssueInstanceClientCertificate
+type IssueInstanceClientCertificateResponse429Headers struct {
+	RetryAfter int32
+}
+
+type IssueInstanceClientCertificateResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *IssuedClientCertificate
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Conflict
+	// JSON413 the response for an HTTP 413 `application/json` response
+	JSON413 *TooLarge
+	// JSON415 the response for an HTTP 415 `application/json` response
+	JSON415 *UnsupportedMediaType
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers201 the parsed response headers for an HTTP 201 response
+	Headers201 *IssueInstanceClientCertificateResponse201Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *IssueInstanceClientCertificateResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *IssueInstanceClientCertificateResponse429Headers
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r IssueInstanceClientCertificateResponse) GetJSON201() *IssuedClientCertificate {
+	return r.JSON201
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r IssueInstanceClientCertificateResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r IssueInstanceClientCertificateResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r IssueInstanceClientCertificateResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r IssueInstanceClientCertificateResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r IssueInstanceClientCertificateResponse) GetJSON409() *Conflict {
+	return r.JSON409
+}
+
+// GetJSON413 returns the response for an HTTP 413 `application/json` response
+func (r IssueInstanceClientCertificateResponse) GetJSON413() *TooLarge {
+	return r.JSON413
+}
+
+// GetJSON415 returns the response for an HTTP 415 `application/json` response
+func (r IssueInstanceClientCertificateResponse) GetJSON415() *UnsupportedMediaType {
+	return r.JSON415
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r IssueInstanceClientCertificateResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r IssueInstanceClientCertificateResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r IssueInstanceClientCertificateResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r IssueInstanceClientCertificateResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r IssueInstanceClientCertificateResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r IssueInstanceClientCertificateResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r IssueInstanceClientCertificateResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// SignInstanceClientCertificateResponse201Headers the declared response headers of an HTTP 201 response for SignInstanceClientCertificate
+type SignInstanceClientCertificateResponse201Headers struct {
+	Location Location
+}
+
+// SignInstanceClientCertificateResponse401Headers the declared response headers of an HTTP 401 response for SignInstanceClientCertificate
+type SignInstanceClientCertificateResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// SignInstanceClientCertificateResponse429Headers the declared response headers of an HTTP 429 response for SignInstanceClientCertificate
+type SignInstanceClientCertificateResponse429Headers struct {
+	RetryAfter int32
+}
+
+type SignInstanceClientCertificateResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *SignedClientCertificate
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Conflict
+	// JSON413 the response for an HTTP 413 `application/json` response
+	JSON413 *TooLarge
+	// JSON415 the response for an HTTP 415 `application/json` response
+	JSON415 *UnsupportedMediaType
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers201 the parsed response headers for an HTTP 201 response
+	Headers201 *SignInstanceClientCertificateResponse201Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *SignInstanceClientCertificateResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *SignInstanceClientCertificateResponse429Headers
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r SignInstanceClientCertificateResponse) GetJSON201() *SignedClientCertificate {
+	return r.JSON201
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r SignInstanceClientCertificateResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r SignInstanceClientCertificateResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r SignInstanceClientCertificateResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r SignInstanceClientCertificateResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r SignInstanceClientCertificateResponse) GetJSON409() *Conflict {
+	return r.JSON409
+}
+
+// GetJSON413 returns the response for an HTTP 413 `application/json` response
+func (r SignInstanceClientCertificateResponse) GetJSON413() *TooLarge {
+	return r.JSON413
+}
+
+// GetJSON415 returns the response for an HTTP 415 `application/json` response
+func (r SignInstanceClientCertificateResponse) GetJSON415() *UnsupportedMediaType {
+	return r.JSON415
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r SignInstanceClientCertificateResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r SignInstanceClientCertificateResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r SignInstanceClientCertificateResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r SignInstanceClientCertificateResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r SignInstanceClientCertificateResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r SignInstanceClientCertificateResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r SignInstanceClientCertificateResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // DeleteInstanceClientCertificateResponse401Headers the declared response headers of an HTTP 401 response for DeleteInstanceClientCertificate
 type DeleteInstanceClientCertificateResponse401Headers struct {
 	WWWAuthenticate string
@@ -4074,6 +5012,249 @@ func (r DeleteInstanceClientCertificateResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r DeleteInstanceClientCertificateResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetInstanceClientCertificateResponse200Headers the declared response headers of an HTTP 200 response for GetInstanceClientCertificate
+type GetInstanceClientCertificateResponse200Headers struct {
+	ContentDisposition *string
+}
+
+// GetInstanceClientCertificateResponse401Headers the declared response headers of an HTTP 401 response for GetInstanceClientCertificate
+type GetInstanceClientCertificateResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// GetInstanceClientCertificateResponse429Headers the declared response headers of an HTTP 429 response for GetInstanceClientCertificate
+type GetInstanceClientCertificateResponse429Headers struct {
+	RetryAfter int32
+}
+
+type GetInstanceClientCertificateResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ClientCertificate
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *GetInstanceClientCertificateResponse200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetInstanceClientCertificateResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *GetInstanceClientCertificateResponse429Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetInstanceClientCertificateResponse) GetJSON200() *ClientCertificate {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r GetInstanceClientCertificateResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r GetInstanceClientCertificateResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r GetInstanceClientCertificateResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r GetInstanceClientCertificateResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r GetInstanceClientCertificateResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r GetInstanceClientCertificateResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r GetInstanceClientCertificateResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetInstanceClientCertificateResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetInstanceClientCertificateResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetInstanceClientCertificateResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetInstanceClientCertificateResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// RotateInstanceClientCertificateResponse201Headers the declared response headers of an HTTP 201 response for RotateInstanceClientCertificate
+type RotateInstanceClientCertificateResponse201Headers struct {
+	Location Location
+}
+
+// RotateInstanceClientCertificateResponse401Headers the declared response headers of an HTTP 401 response for RotateInstanceClientCertificate
+type RotateInstanceClientCertificateResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// RotateInstanceClientCertificateResponse429Headers the declared response headers of an HTTP 429 response for RotateInstanceClientCertificate
+type RotateInstanceClientCertificateResponse429Headers struct {
+	RetryAfter int32
+}
+
+type RotateInstanceClientCertificateResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *ClientCertificate
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Conflict
+	// JSON413 the response for an HTTP 413 `application/json` response
+	JSON413 *TooLarge
+	// JSON415 the response for an HTTP 415 `application/json` response
+	JSON415 *UnsupportedMediaType
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers201 the parsed response headers for an HTTP 201 response
+	Headers201 *RotateInstanceClientCertificateResponse201Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *RotateInstanceClientCertificateResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *RotateInstanceClientCertificateResponse429Headers
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r RotateInstanceClientCertificateResponse) GetJSON201() *ClientCertificate {
+	return r.JSON201
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r RotateInstanceClientCertificateResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r RotateInstanceClientCertificateResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r RotateInstanceClientCertificateResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r RotateInstanceClientCertificateResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r RotateInstanceClientCertificateResponse) GetJSON409() *Conflict {
+	return r.JSON409
+}
+
+// GetJSON413 returns the response for an HTTP 413 `application/json` response
+func (r RotateInstanceClientCertificateResponse) GetJSON413() *TooLarge {
+	return r.JSON413
+}
+
+// GetJSON415 returns the response for an HTTP 415 `application/json` response
+func (r RotateInstanceClientCertificateResponse) GetJSON415() *UnsupportedMediaType {
+	return r.JSON415
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r RotateInstanceClientCertificateResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r RotateInstanceClientCertificateResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r RotateInstanceClientCertificateResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r RotateInstanceClientCertificateResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RotateInstanceClientCertificateResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RotateInstanceClientCertificateResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RotateInstanceClientCertificateResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -5478,7 +6659,7 @@ func (c *ClientWithResponses) ListInstanceClientCertificatesWithResponse(ctx con
 
 // CreateInstanceClientCertificateWithBodyWithResponse Allow a client certificate
 //
-// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
+// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. This is vCenter's way `vCenter Certificate`; for `New Certificate Signing Request` and `KMS certificate and private key` see `sign` and `issue`. The way `Root CA` is not offered: it would let in whatever that authority signs. So a chain is refused, and an authority whose key usage allows it nothing but signing. Action `vmware-solutions.instances.update`.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -5493,7 +6674,7 @@ func (c *ClientWithResponses) CreateInstanceClientCertificateWithBodyWithRespons
 
 // CreateInstanceClientCertificateWithResponse Allow a client certificate
 //
-// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. Action `vmware-solutions.instances.update`.
+// Every client that holds the certificate's private key may use all keys of the instance. One certificate can belong to one instance only. This is vCenter's way `vCenter Certificate`; for `New Certificate Signing Request` and `KMS certificate and private key` see `sign` and `issue`. The way `Root CA` is not offered: it would let in whatever that authority signs. So a chain is refused, and an authority whose key usage allows it nothing but signing. Action `vmware-solutions.instances.update`.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -5506,6 +6687,66 @@ func (c *ClientWithResponses) CreateInstanceClientCertificateWithResponse(ctx co
 	return ParseCreateInstanceClientCertificateResponse(rsp)
 }
 
+// IssueInstanceClientCertificateWithBodyWithResponse Issue a certificate with its private key and allow it
+//
+// For vCenter's way `KMS certificate and private key`: the key pair, RSA of 3072 bits, is made here, and the certificate, valid for two years, is signed as by `sign`. The private key is in this answer alone; it is not stored. Who loses it removes the certificate and issues another. Action `vmware-solutions.instances.update`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/instances/{id}/client_certificates/issue (the `IssueInstanceClientCertificate` operationId).
+func (c *ClientWithResponses) IssueInstanceClientCertificateWithBodyWithResponse(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*IssueInstanceClientCertificateResponse, error) {
+	rsp, err := c.IssueInstanceClientCertificateWithBody(ctx, id, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseIssueInstanceClientCertificateResponse(rsp)
+}
+
+// IssueInstanceClientCertificateWithResponse Issue a certificate with its private key and allow it
+//
+// For vCenter's way `KMS certificate and private key`: the key pair, RSA of 3072 bits, is made here, and the certificate, valid for two years, is signed as by `sign`. The private key is in this answer alone; it is not stored. Who loses it removes the certificate and issues another. Action `vmware-solutions.instances.update`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/instances/{id}/client_certificates/issue (the `IssueInstanceClientCertificate` operationId).
+func (c *ClientWithResponses) IssueInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, body IssueInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*IssueInstanceClientCertificateResponse, error) {
+	rsp, err := c.IssueInstanceClientCertificate(ctx, id, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseIssueInstanceClientCertificateResponse(rsp)
+}
+
+// SignInstanceClientCertificateWithBodyWithResponse Sign vCenter's request and allow the certificate
+//
+// For vCenter's way `New Certificate Signing Request`. The certificate has the subject and key of the request and is valid for two years. It is signed by an authority of the instance's own, made on first use; other certificates of that authority are not let in by it. Upload `certificate` of the answer to vCenter. Action `vmware-solutions.instances.update`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/instances/{id}/client_certificates/sign (the `SignInstanceClientCertificate` operationId).
+func (c *ClientWithResponses) SignInstanceClientCertificateWithBodyWithResponse(ctx context.Context, id InstanceID, params *SignInstanceClientCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*SignInstanceClientCertificateResponse, error) {
+	rsp, err := c.SignInstanceClientCertificateWithBody(ctx, id, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSignInstanceClientCertificateResponse(rsp)
+}
+
+// SignInstanceClientCertificateWithResponse Sign vCenter's request and allow the certificate
+//
+// For vCenter's way `New Certificate Signing Request`. The certificate has the subject and key of the request and is valid for two years. It is signed by an authority of the instance's own, made on first use; other certificates of that authority are not let in by it. Upload `certificate` of the answer to vCenter. Action `vmware-solutions.instances.update`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/instances/{id}/client_certificates/sign (the `SignInstanceClientCertificate` operationId).
+func (c *ClientWithResponses) SignInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, params *SignInstanceClientCertificateParams, body SignInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*SignInstanceClientCertificateResponse, error) {
+	rsp, err := c.SignInstanceClientCertificate(ctx, id, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseSignInstanceClientCertificateResponse(rsp)
+}
+
 // DeleteInstanceClientCertificateWithResponse Remove a client certificate
 //
 // Its open connections are closed, or refused at their next request; the instance's `in_force` tells on how many nodes. Action `vmware-solutions.instances.update`.
@@ -5513,12 +6754,57 @@ func (c *ClientWithResponses) CreateInstanceClientCertificateWithResponse(ctx co
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with DELETE /v1/instances/{id}/client_certificates/{certificate_id} (the `DeleteInstanceClientCertificate` operationId).
-func (c *ClientWithResponses) DeleteInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, certificateID Identifier, reqEditors ...RequestEditorFn) (*DeleteInstanceClientCertificateResponse, error) {
+func (c *ClientWithResponses) DeleteInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, certificateID CertificateID, reqEditors ...RequestEditorFn) (*DeleteInstanceClientCertificateResponse, error) {
 	rsp, err := c.DeleteInstanceClientCertificate(ctx, id, certificateID, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseDeleteInstanceClientCertificateResponse(rsp)
+}
+
+// GetInstanceClientCertificateWithResponse Get a client certificate
+//
+// With `Accept: application/x-pem-file` the certificate itself, as a file. Action `vmware-solutions.instances.view`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/instances/{id}/client_certificates/{certificate_id} (the `GetInstanceClientCertificate` operationId).
+func (c *ClientWithResponses) GetInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, certificateID CertificateID, reqEditors ...RequestEditorFn) (*GetInstanceClientCertificateResponse, error) {
+	rsp, err := c.GetInstanceClientCertificate(ctx, id, certificateID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetInstanceClientCertificateResponse(rsp)
+}
+
+// RotateInstanceClientCertificateWithBodyWithResponse Allow a certificate that replaces another one
+//
+// Both are valid together, so that vCenter and its hosts can change over without a gap. The older one shows `replaced_by`, and is removed when the new one has been used and the older one was not for 7 days. Action `vmware-solutions.instances.update`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/instances/{id}/client_certificates/{certificate_id}/rotate (the `RotateInstanceClientCertificate` operationId).
+func (c *ClientWithResponses) RotateInstanceClientCertificateWithBodyWithResponse(ctx context.Context, id InstanceID, certificateID CertificateID, params *RotateInstanceClientCertificateParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RotateInstanceClientCertificateResponse, error) {
+	rsp, err := c.RotateInstanceClientCertificateWithBody(ctx, id, certificateID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotateInstanceClientCertificateResponse(rsp)
+}
+
+// RotateInstanceClientCertificateWithResponse Allow a certificate that replaces another one
+//
+// Both are valid together, so that vCenter and its hosts can change over without a gap. The older one shows `replaced_by`, and is removed when the new one has been used and the older one was not for 7 days. Action `vmware-solutions.instances.update`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/instances/{id}/client_certificates/{certificate_id}/rotate (the `RotateInstanceClientCertificate` operationId).
+func (c *ClientWithResponses) RotateInstanceClientCertificateWithResponse(ctx context.Context, id InstanceID, certificateID CertificateID, params *RotateInstanceClientCertificateParams, body RotateInstanceClientCertificateJSONRequestBody, reqEditors ...RequestEditorFn) (*RotateInstanceClientCertificateResponse, error) {
+	rsp, err := c.RotateInstanceClientCertificate(ctx, id, certificateID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRotateInstanceClientCertificateResponse(rsp)
 }
 
 // ListInstanceEndpointsWithResponse List the endpoints to enter in vCenter
@@ -6537,6 +7823,264 @@ func ParseCreateInstanceClientCertificateResponse(rsp *http.Response) (*CreateIn
 	return response, nil
 }
 
+// ParseIssueInstanceClientCertificateResponse parses an HTTP response from a IssueInstanceClientCertificateWithResponse call
+func ParseIssueInstanceClientCertificateResponse(rsp *http.Response) (*IssueInstanceClientCertificateResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &IssueInstanceClientCertificateResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest IssuedClientCertificate
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 201:
+		var headers IssueInstanceClientCertificateResponse201Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value Location
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers201 = &headers
+	case rsp.StatusCode == 401:
+		var headers IssueInstanceClientCertificateResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers IssueInstanceClientCertificateResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseSignInstanceClientCertificateResponse parses an HTTP response from a SignInstanceClientCertificateWithResponse call
+func ParseSignInstanceClientCertificateResponse(rsp *http.Response) (*SignInstanceClientCertificateResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &SignInstanceClientCertificateResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest SignedClientCertificate
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 201:
+		var headers SignInstanceClientCertificateResponse201Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value Location
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers201 = &headers
+	case rsp.StatusCode == 401:
+		var headers SignInstanceClientCertificateResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers SignInstanceClientCertificateResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseDeleteInstanceClientCertificateResponse parses an HTTP response from a DeleteInstanceClientCertificateWithResponse call
 func ParseDeleteInstanceClientCertificateResponse(rsp *http.Response) (*DeleteInstanceClientCertificateResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -6618,6 +8162,246 @@ func ParseDeleteInstanceClientCertificateResponse(rsp *http.Response) (*DeleteIn
 		response.Headers401 = &headers
 	case rsp.StatusCode == 429:
 		var headers DeleteInstanceClientCertificateResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetInstanceClientCertificateResponse parses an HTTP response from a GetInstanceClientCertificateWithResponse call
+func ParseGetInstanceClientCertificateResponse(rsp *http.Response) (*GetInstanceClientCertificateResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetInstanceClientCertificateResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ClientCertificate
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (application/x-pem-file) unsupported
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers GetInstanceClientCertificateResponse200Headers
+		if values := rsp.Header.Values("Content-Disposition"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Content-Disposition", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ContentDisposition = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers GetInstanceClientCertificateResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers GetInstanceClientCertificateResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRotateInstanceClientCertificateResponse parses an HTTP response from a RotateInstanceClientCertificateWithResponse call
+func ParseRotateInstanceClientCertificateResponse(rsp *http.Response) (*RotateInstanceClientCertificateResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RotateInstanceClientCertificateResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest ClientCertificate
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 201:
+		var headers RotateInstanceClientCertificateResponse201Headers
+		if values := rsp.Header.Values("Location"); len(values) > 0 {
+			var value Location
+			if err := runtime.BindStyledParameterWithOptions("simple", "Location", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Location = value
+		}
+		response.Headers201 = &headers
+	case rsp.StatusCode == 401:
+		var headers RotateInstanceClientCertificateResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers RotateInstanceClientCertificateResponse429Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int32
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {

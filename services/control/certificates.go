@@ -1,13 +1,10 @@
 package control
 
 import (
-	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
+	"mime"
 	"strings"
 	"time"
 
@@ -18,14 +15,9 @@ import (
 	"github.com/kmip-for-vmware/kmip/services/control/server"
 )
 
-// Limits of a client certificate. crypto/tls refuses RSA keys above the upper
-// bound.
-const (
-	maxPEM     = 16 << 10 // characters
-	minRSABits = 2048
-	maxRSABits = 8192
-	minECBits  = 256
-)
+// errNoCertificate is the answer for an unknown certificate and for another
+// instance's alike.
+var errNoCertificate = fault.New(fault.NotFound, "This instance has no client certificate with this id.")
 
 // CreateInstanceClientCertificate allows a client certificate.
 func (h *handlers) CreateInstanceClientCertificate(ctx context.Context, request server.CreateInstanceClientCertificateRequestObject) (server.CreateInstanceClientCertificateResponseObject, error) {
@@ -37,26 +29,62 @@ func (h *handlers) CreateInstanceClientCertificate(ctx context.Context, request 
 	if err := errors.Join(checkName(request.Body.Name), certErr); err != nil {
 		return nil, err
 	}
-	added, err := h.instances.AddCertificate(ctx, instance.Account, instance.ID, pg.Certificate{
-		Name: request.Body.Name, DER: certificate.Raw, NotBefore: certificate.NotBefore, NotAfter: certificate.NotAfter,
-	})
-	switch {
-	case errors.Is(err, pg.ErrNameTaken):
-		return nil, inField("name", fault.Exists, "This instance has a client certificate named `%s` already. Choose another name.", request.Body.Name)
-	case errors.Is(err, pg.ErrFingerprintTaken):
-		return nil, inField("certificate", fault.Exists,
-			"This certificate is in use already: one certificate can belong to one instance only. Make a new certificate in vCenter and add that.")
-	case err != nil:
-		return nil, orNoInstance(err)
-	}
-	nodes, err := h.instances.Nodes(ctx)
+	model, location, err := h.allow(ctx, instance, request.Body.Name, certificate, "")
 	if err != nil {
 		return nil, err
 	}
 	return server.CreateInstanceClientCertificate201JSONResponse{
-		Body:    certificateModel(added, nodes),
-		Headers: server.CreateInstanceClientCertificate201ResponseHeaders{Location: "/v1/instances/" + string(instance.ID) + "/client_certificates/" + added.ID},
+		Body: model, Headers: server.CreateInstanceClientCertificate201ResponseHeaders{Location: location},
 	}, nil
+}
+
+// RotateInstanceClientCertificate allows a client certificate that replaces another.
+func (h *handlers) RotateInstanceClientCertificate(ctx context.Context, request server.RotateInstanceClientCertificateRequestObject) (server.RotateInstanceClientCertificateResponseObject, error) {
+	instance, err := h.instance(ctx, request.ID)
+	if err != nil {
+		return nil, err
+	}
+	if !identifier.MatchString(request.CertificateID) {
+		return nil, errNoCertificate
+	}
+	certificate, certErr := clientCertificate(request.Body.Certificate, h.now())
+	if err := errors.Join(checkName(request.Body.Name), certErr); err != nil {
+		return nil, err
+	}
+	model, location, err := h.allow(ctx, instance, request.Body.Name, certificate, request.CertificateID)
+	if err != nil {
+		return nil, err
+	}
+	return server.RotateInstanceClientCertificate201JSONResponse{
+		Body: model, Headers: server.RotateInstanceClientCertificate201ResponseHeaders{Location: location},
+	}, nil
+}
+
+// allow adds a certificate to an instance, in place of the one with an id if
+// that is not empty, and returns its model and path.
+func (h *handlers) allow(ctx context.Context, instance pg.Instance, name string, certificate *x509.Certificate, replaced string) (model api.ClientCertificate, location string, err error) {
+	c := pg.Certificate{Name: name, DER: certificate.Raw, NotBefore: certificate.NotBefore, NotAfter: certificate.NotAfter}
+	var added pg.Certificate
+	if replaced == "" {
+		added, err = h.instances.AddCertificate(ctx, instance.Account, instance.ID, c)
+		err = orNoInstance(err)
+	} else {
+		added, err = h.instances.RotateCertificate(ctx, instance.Account, instance.ID, replaced, c)
+		err = orNoCertificate(err)
+	}
+	switch {
+	case errors.Is(err, pg.ErrNameTaken):
+		return model, "", inField("name", fault.Exists, "This instance has a client certificate named `%s` already. Choose another name.", name)
+	case errors.Is(err, pg.ErrFingerprintTaken):
+		return model, "", inField("certificate", fault.Exists,
+			"This certificate is in use already: one certificate can belong to one instance only. Make a new certificate in vCenter and add that.")
+	case errors.Is(err, pg.ErrReplaced):
+		return model, "", fault.Wrap(fault.Illegal, "Another certificate replaces this one already, the one that `replaced_by` names. Rotate that one, or remove it first.", err)
+	case err != nil:
+		return model, "", err
+	}
+	nodes, err := h.instances.Nodes(ctx)
+	return h.certificateModel(added, nodes), "/v1/instances/" + string(instance.ID) + "/client_certificates/" + added.ID, err
 }
 
 // ListInstanceClientCertificates lists an instance's client certificates.
@@ -74,9 +102,52 @@ func (h *handlers) ListInstanceClientCertificates(ctx context.Context, request s
 	}
 	list := make([]api.ClientCertificate, 0, len(all))
 	for _, c := range all {
-		list = append(list, certificateModel(c, nodes))
+		list = append(list, h.certificateModel(c, nodes))
 	}
 	return server.ListInstanceClientCertificates200JSONResponse{ClientCertificates: list}, nil
+}
+
+// GetInstanceClientCertificate returns a client certificate, or its PEM alone if the
+// caller prefers that.
+func (h *handlers) GetInstanceClientCertificate(ctx context.Context, request server.GetInstanceClientCertificateRequestObject) (server.GetInstanceClientCertificateResponseObject, error) {
+	instance, err := h.instance(ctx, request.ID)
+	if err != nil {
+		return nil, err
+	}
+	if !identifier.MatchString(request.CertificateID) {
+		return nil, errNoCertificate
+	}
+	c, err := h.instances.GetCertificate(ctx, instance.Account, instance.ID, request.CertificateID)
+	if err != nil {
+		return nil, orNoCertificate(err)
+	}
+	if prefersPEM(exchangeOf(ctx).accept) {
+		text := certificatePEM(c.DER)
+		file := mime.FormatMediaType("attachment", map[string]string{"filename": c.Name + ".pem"})
+		return server.GetInstanceClientCertificate200ApplicationXPemFileResponse{
+			Body: strings.NewReader(text), ContentLength: int64(len(text)),
+			Headers: server.GetInstanceClientCertificate200ResponseHeaders{ContentDisposition: &file},
+		}, nil
+	}
+	nodes, err := h.instances.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return server.GetInstanceClientCertificate200JSONResponse{Body: h.certificateModel(c, nodes)}, nil
+}
+
+// prefersPEM reads an Accept header: whichever of the two forms it names first
+// is wanted, and JSON if it names neither.
+func prefersPEM(accept string) bool {
+	for part := range strings.SplitSeq(accept, ",") {
+		switch media, _, _ := mime.ParseMediaType(part); media {
+		case "application/x-pem-file":
+			return true
+		case "application/json", "application/*", "*/*":
+			return false
+		}
+	}
+	return false
 }
 
 // DeleteInstanceClientCertificate removes a client certificate.
@@ -85,76 +156,45 @@ func (h *handlers) DeleteInstanceClientCertificate(ctx context.Context, request 
 	if err != nil {
 		return nil, err
 	}
-	missing := fault.New(fault.NotFound, "This instance has no client certificate with this id.")
 	if !identifier.MatchString(request.CertificateID) {
-		return nil, missing
+		return nil, errNoCertificate
 	}
 	if err := h.instances.DeleteCertificate(ctx, instance.Account, instance.ID, request.CertificateID); err != nil {
-		if fault.KindOf(err) == fault.NotFound {
-			return nil, missing
-		}
-		return nil, err
+		return nil, orNoCertificate(err)
 	}
 	return server.DeleteInstanceClientCertificate204Response{}, nil
 }
 
-func certificateModel(c pg.Certificate, nodes []pg.Node) api.ClientCertificate {
-	return api.ClientCertificate{
-		ID: c.ID, Name: c.Name, Fingerprint: c.Fingerprint.String(),
-		Certificate: certificatePEM(c.DER),
-		NotBefore:   timestamp(c.NotBefore), NotAfter: timestamp(c.NotAfter), CreatedAt: timestamp(c.CreatedAt),
-		InForce: inForce(nodes, c.Revision),
+// orNoCertificate gives a store's "not found" the sentence for the customer.
+func orNoCertificate(err error) error {
+	if fault.KindOf(err) == fault.NotFound {
+		return errNoCertificate
 	}
+	return err
 }
 
-// clientCertificate reads the one certificate of a PEM text and checks that a
-// node can admit it.
-func clientCertificate(text string, now time.Time) (*x509.Certificate, error) {
-	wrong := func(kind fault.Kind, format string, args ...any) (*x509.Certificate, error) {
-		return nil, inField("certificate", kind, format, args...)
+func (h *handlers) certificateModel(c pg.Certificate, nodes []pg.Node) api.ClientCertificate {
+	const day = 24 * time.Hour
+	model := api.ClientCertificate{
+		ID: c.ID, Name: c.Name, Fingerprint: c.Fingerprint.String(), Certificate: certificatePEM(c.DER),
+		NotBefore: timestamp(c.NotBefore), NotAfter: timestamp(c.NotAfter), CreatedAt: timestamp(c.CreatedAt),
+		DaysLeft: int32(max(c.NotAfter.Sub(h.now())/day, 0)), //nolint:gosec // a Duration holds 106,751 days
+		InForce:  inForce(nodes, c.Revision),
 	}
-	const paste = "Paste the public certificate, from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----."
-	switch {
-	case strings.TrimSpace(text) == "":
-		return wrong(fault.Missing, "Field `certificate` is missing. "+paste)
-	case len(text) > maxPEM:
-		return wrong(fault.Invalid, "Field `certificate` is longer than %d characters. "+paste, maxPEM)
-	case strings.Contains(text, "PRIVATE KEY"):
-		return wrong(fault.Invalid, "Field `certificate` holds a private key. "+paste+
-			" The key was not stored; as it has left vCenter, make a new certificate there.")
+	if !c.FirstUsedAt.IsZero() {
+		first, last := timestamp(c.FirstUsedAt), timestamp(c.LastUsedAt)
+		model.FirstUsedAt, model.LastUsedAt = &first, &last
 	}
-	block, rest := pem.Decode([]byte(text))
-	switch {
-	case block == nil:
-		return wrong(fault.Invalid, "Field `certificate` is not PEM. "+paste)
-	case block.Type != "CERTIFICATE":
-		return wrong(fault.Invalid, "Field `certificate` holds a %s. "+paste, shorten(block.Type))
-	case bytes.Contains(rest, []byte("-----BEGIN")):
-		return wrong(fault.Invalid, "Field `certificate` holds more than one PEM block. Paste the client's own certificate alone, without its chain.")
-	case len(bytes.TrimSpace(rest)) > 0, !strings.HasPrefix(strings.TrimSpace(text), "-----BEGIN CERTIFICATE-----"), len(block.Headers) > 0:
-		return wrong(fault.Invalid, "Field `certificate` holds text beside the PEM block. "+paste)
+	if c.LastUsedFrom.IsValid() {
+		from := c.LastUsedFrom.String()
+		model.LastUsedFrom = &from
 	}
-	certificate, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, &locatedError{
-			target: api.ErrorTarget{Type: api.ErrorTargetTypeField, Name: "certificate"},
-			err:    fault.Wrap(fault.Invalid, "Field `certificate` is not an X.509 certificate. Copy it again, whole.", err),
+	if c.ReplacedBy != "" {
+		when := "Once the certificate that replaces it has been used and this one was not for 7 days."
+		if !c.RemovableAt.IsZero() {
+			when = "After " + timestamp(c.RemovableAt).Format(time.RFC3339) + ", unless it is used before."
 		}
+		model.ReplacedBy, model.RemovedWhen = &c.ReplacedBy, &when
 	}
-	if !now.Before(certificate.NotAfter) {
-		return wrong(fault.Invalid, "The certificate expired at %s. Make a new certificate in vCenter.", certificate.NotAfter.UTC().Format(time.RFC3339))
-	}
-	switch key := certificate.PublicKey.(type) {
-	case *rsa.PublicKey:
-		if bits := key.N.BitLen(); bits < minRSABits || bits > maxRSABits {
-			return wrong(fault.Invalid, "The certificate's RSA key has %d bits; %d to %d are allowed. Make a new certificate in vCenter.", bits, minRSABits, maxRSABits)
-		}
-	case *ecdsa.PublicKey:
-		if key.Params().BitSize < minECBits {
-			return wrong(fault.Invalid, "The certificate's key is on curve %s; P-256, P-384 and P-521 are allowed. Make a new certificate in vCenter.", key.Params().Name)
-		}
-	default:
-		return wrong(fault.Invalid, "The certificate's key is %s; RSA and elliptic curve keys are allowed. Make a new certificate in vCenter.", certificate.PublicKeyAlgorithm)
-	}
-	return certificate, nil
+	return model
 }

@@ -27,6 +27,7 @@ const maxURI = 8000
 type exchange struct {
 	trace   string // X-Correlation-ID
 	url     *url.URL
+	accept  string // Accept, as sent
 	caller  iam.Identity
 	token   string // the caller's, verified; it goes into no log
 	action  string // IAM action of the route
@@ -59,8 +60,9 @@ func observe(log *slog.Logger, seconds *prometheus.HistogramVec) func(http.Handl
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			began := time.Now()
 			x := &exchange{
-				trace: w.Header().Get(obs.CorrelationIDHeader),
-				url:   &url.URL{Scheme: "http", Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery},
+				trace:  w.Header().Get(obs.CorrelationIDHeader),
+				url:    &url.URL{Scheme: "http", Host: r.Host, Path: r.URL.Path, RawQuery: r.URL.RawQuery},
+				accept: r.Header.Get("Accept"),
 			}
 			w.Header().Set("Cache-Control", "no-store")
 			w.Header().Set("X-Content-Type-Options", "nosniff")

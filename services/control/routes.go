@@ -27,6 +27,7 @@ const (
 	smallBody      = 4 << 10
 	pemBody        = 32 << 10 // the PEM's 16 KiB, escaped, and a name
 	checkCost      = 20
+	keyCost        = 20 // an RSA key that is made or used takes that much longer
 )
 
 // route is who may use a route, what requests to it may hold, and its limits.
@@ -64,6 +65,11 @@ var routes = map[string]route{
 	"GET /v1/instances/{id}/client_certificates":                     {action: access.ViewInstances, deadline: quick},
 	"POST /v1/instances/{id}/client_certificates":                    {action: access.UpdateInstances, deadline: quick, maxBody: pemBody, body: bodyOf[api.ClientCertificatePrototype], creates: true},
 	"DELETE /v1/instances/{id}/client_certificates/{certificate_id}": {action: access.UpdateInstances, deadline: quick},
+	"POST /v1/instances/{id}/client_certificates/sign":               {action: access.UpdateInstances, deadline: quick, maxBody: pemBody, body: bodyOf[api.CertificateSigningRequest], creates: true, cost: keyCost},
+	// Without Idempotency-Key: an answer that is kept would keep the private key.
+	"POST /v1/instances/{id}/client_certificates/issue":                   {action: access.UpdateInstances, deadline: quick, maxBody: smallBody, body: bodyOf[api.CertificateIssueRequest], cost: keyCost},
+	"GET /v1/instances/{id}/client_certificates/{certificate_id}":         {action: access.ViewInstances, deadline: quick},
+	"POST /v1/instances/{id}/client_certificates/{certificate_id}/rotate": {action: access.UpdateInstances, deadline: quick, maxBody: pemBody, body: bodyOf[api.ClientCertificatePrototype], creates: true},
 }
 
 // documentRoute is the one route beside the table: it needs no token, takes

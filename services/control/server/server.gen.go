@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/go-chi/chi/v5"
@@ -39,9 +40,21 @@ type ServerInterface interface {
 	// CreateInstanceClientCertificate Allow a client certificate
 	// (POST /v1/instances/{id}/client_certificates)
 	CreateInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, params CreateInstanceClientCertificateParams)
+	// IssueInstanceClientCertificate Issue a certificate with its private key and allow it
+	// (POST /v1/instances/{id}/client_certificates/issue)
+	IssueInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID)
+	// SignInstanceClientCertificate Sign vCenter's request and allow the certificate
+	// (POST /v1/instances/{id}/client_certificates/sign)
+	SignInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, params SignInstanceClientCertificateParams)
 	// DeleteInstanceClientCertificate Remove a client certificate
 	// (DELETE /v1/instances/{id}/client_certificates/{certificate_id})
-	DeleteInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID Identifier)
+	DeleteInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID CertificateID)
+	// GetInstanceClientCertificate Get a client certificate
+	// (GET /v1/instances/{id}/client_certificates/{certificate_id})
+	GetInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID CertificateID)
+	// RotateInstanceClientCertificate Allow a certificate that replaces another one
+	// (POST /v1/instances/{id}/client_certificates/{certificate_id}/rotate)
+	RotateInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID CertificateID, params RotateInstanceClientCertificateParams)
 	// ListInstanceEndpoints List the endpoints to enter in vCenter
 	// (GET /v1/instances/{id}/endpoints)
 	ListInstanceEndpoints(w http.ResponseWriter, r *http.Request, id InstanceID)
@@ -126,9 +139,33 @@ func (_ Unimplemented) CreateInstanceClientCertificate(w http.ResponseWriter, r 
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
+// IssueInstanceClientCertificate Issue a certificate with its private key and allow it
+// (POST /v1/instances/{id}/client_certificates/issue)
+func (_ Unimplemented) IssueInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// SignInstanceClientCertificate Sign vCenter's request and allow the certificate
+// (POST /v1/instances/{id}/client_certificates/sign)
+func (_ Unimplemented) SignInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, params SignInstanceClientCertificateParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
 // DeleteInstanceClientCertificate Remove a client certificate
 // (DELETE /v1/instances/{id}/client_certificates/{certificate_id})
-func (_ Unimplemented) DeleteInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID Identifier) {
+func (_ Unimplemented) DeleteInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID CertificateID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetInstanceClientCertificate Get a client certificate
+// (GET /v1/instances/{id}/client_certificates/{certificate_id})
+func (_ Unimplemented) GetInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID CertificateID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// RotateInstanceClientCertificate Allow a certificate that replaces another one
+// (POST /v1/instances/{id}/client_certificates/{certificate_id}/rotate)
+func (_ Unimplemented) RotateInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID CertificateID, params RotateInstanceClientCertificateParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -532,6 +569,82 @@ func (siw *ServerInterfaceWrapper) CreateInstanceClientCertificate(w http.Respon
 	handler.ServeHTTP(w, r)
 }
 
+// IssueInstanceClientCertificate operation middleware
+func (siw *ServerInterfaceWrapper) IssueInstanceClientCertificate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.IssueInstanceClientCertificate(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// SignInstanceClientCertificate operation middleware
+func (siw *ServerInterfaceWrapper) SignInstanceClientCertificate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params SignInstanceClientCertificateParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.SignInstanceClientCertificate(w, r, id, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // DeleteInstanceClientCertificate operation middleware
 func (siw *ServerInterfaceWrapper) DeleteInstanceClientCertificate(w http.ResponseWriter, r *http.Request) {
 
@@ -548,7 +661,7 @@ func (siw *ServerInterfaceWrapper) DeleteInstanceClientCertificate(w http.Respon
 	}
 
 	// ------------- Path parameter "certificate_id" -------------
-	var certificateID Identifier
+	var certificateID CertificateID
 
 	err = runtime.BindStyledParameterWithOptions("simple", "certificate_id", chi.URLParam(r, "certificate_id"), &certificateID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
 	if err != nil {
@@ -558,6 +671,100 @@ func (siw *ServerInterfaceWrapper) DeleteInstanceClientCertificate(w http.Respon
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.DeleteInstanceClientCertificate(w, r, id, certificateID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetInstanceClientCertificate operation middleware
+func (siw *ServerInterfaceWrapper) GetInstanceClientCertificate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "certificate_id" -------------
+	var certificateID CertificateID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "certificate_id", chi.URLParam(r, "certificate_id"), &certificateID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "certificate_id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetInstanceClientCertificate(w, r, id, certificateID)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// RotateInstanceClientCertificate operation middleware
+func (siw *ServerInterfaceWrapper) RotateInstanceClientCertificate(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "certificate_id" -------------
+	var certificateID CertificateID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "certificate_id", chi.URLParam(r, "certificate_id"), &certificateID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "certificate_id", Err: err})
+		return
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RotateInstanceClientCertificateParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Idempotency-Key", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Idempotency-Key", Err: err})
+			return
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RotateInstanceClientCertificate(w, r, id, certificateID, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1123,7 +1330,19 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 		r.Post(options.BaseURL+"/v1/instances/{id}/client_certificates", wrapper.CreateInstanceClientCertificate)
 	})
 	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/instances/{id}/client_certificates/sign", wrapper.SignInstanceClientCertificate)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/instances/{id}/client_certificates/issue", wrapper.IssueInstanceClientCertificate)
+	})
+	r.Group(func(r chi.Router) {
 		r.Delete(options.BaseURL+"/v1/instances/{id}/client_certificates/{certificate_id}", wrapper.DeleteInstanceClientCertificate)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/v1/instances/{id}/client_certificates/{certificate_id}", wrapper.GetInstanceClientCertificate)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v1/instances/{id}/client_certificates/{certificate_id}/rotate", wrapper.RotateInstanceClientCertificate)
 	})
 
 	return r
@@ -2199,9 +2418,360 @@ func (response CreateInstanceClientCertificate503JSONResponse) VisitCreateInstan
 	return err
 }
 
+type IssueInstanceClientCertificateRequestObject struct {
+	ID   InstanceID `json:"id"`
+	Body *IssueInstanceClientCertificateJSONRequestBody
+}
+
+type IssueInstanceClientCertificateResponseObject interface {
+	VisitIssueInstanceClientCertificateResponse(w http.ResponseWriter) error
+}
+
+type IssueInstanceClientCertificate201ResponseHeaders struct {
+	Location Location
+}
+
+type IssueInstanceClientCertificate201JSONResponse struct {
+	Body    IssuedClientCertificate
+	Headers IssueInstanceClientCertificate201ResponseHeaders
+}
+
+func (response IssueInstanceClientCertificate201JSONResponse) VisitIssueInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type IssueInstanceClientCertificate400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response IssueInstanceClientCertificate400JSONResponse) VisitIssueInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type IssueInstanceClientCertificate401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response IssueInstanceClientCertificate401JSONResponse) VisitIssueInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type IssueInstanceClientCertificate403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response IssueInstanceClientCertificate403JSONResponse) VisitIssueInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type IssueInstanceClientCertificate404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response IssueInstanceClientCertificate404JSONResponse) VisitIssueInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type IssueInstanceClientCertificate409JSONResponse struct{ ConflictJSONResponse }
+
+func (response IssueInstanceClientCertificate409JSONResponse) VisitIssueInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type IssueInstanceClientCertificate413JSONResponse struct{ TooLargeJSONResponse }
+
+func (response IssueInstanceClientCertificate413JSONResponse) VisitIssueInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type IssueInstanceClientCertificate415JSONResponse struct {
+	UnsupportedMediaTypeJSONResponse
+}
+
+func (response IssueInstanceClientCertificate415JSONResponse) VisitIssueInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type IssueInstanceClientCertificate429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response IssueInstanceClientCertificate429JSONResponse) VisitIssueInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type IssueInstanceClientCertificate500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response IssueInstanceClientCertificate500JSONResponse) VisitIssueInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type IssueInstanceClientCertificate503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response IssueInstanceClientCertificate503JSONResponse) VisitIssueInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SignInstanceClientCertificateRequestObject struct {
+	ID     InstanceID `json:"id"`
+	Params SignInstanceClientCertificateParams
+	Body   *SignInstanceClientCertificateJSONRequestBody
+}
+
+type SignInstanceClientCertificateResponseObject interface {
+	VisitSignInstanceClientCertificateResponse(w http.ResponseWriter) error
+}
+
+type SignInstanceClientCertificate201ResponseHeaders struct {
+	Location Location
+}
+
+type SignInstanceClientCertificate201JSONResponse struct {
+	Body    SignedClientCertificate
+	Headers SignInstanceClientCertificate201ResponseHeaders
+}
+
+func (response SignInstanceClientCertificate201JSONResponse) VisitSignInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SignInstanceClientCertificate400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response SignInstanceClientCertificate400JSONResponse) VisitSignInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SignInstanceClientCertificate401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response SignInstanceClientCertificate401JSONResponse) VisitSignInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SignInstanceClientCertificate403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response SignInstanceClientCertificate403JSONResponse) VisitSignInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SignInstanceClientCertificate404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response SignInstanceClientCertificate404JSONResponse) VisitSignInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SignInstanceClientCertificate409JSONResponse struct{ ConflictJSONResponse }
+
+func (response SignInstanceClientCertificate409JSONResponse) VisitSignInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SignInstanceClientCertificate413JSONResponse struct{ TooLargeJSONResponse }
+
+func (response SignInstanceClientCertificate413JSONResponse) VisitSignInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SignInstanceClientCertificate415JSONResponse struct {
+	UnsupportedMediaTypeJSONResponse
+}
+
+func (response SignInstanceClientCertificate415JSONResponse) VisitSignInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SignInstanceClientCertificate429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response SignInstanceClientCertificate429JSONResponse) VisitSignInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SignInstanceClientCertificate500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response SignInstanceClientCertificate500JSONResponse) VisitSignInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type SignInstanceClientCertificate503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response SignInstanceClientCertificate503JSONResponse) VisitSignInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type DeleteInstanceClientCertificateRequestObject struct {
-	ID            InstanceID `json:"id"`
-	CertificateID Identifier `json:"certificate_id"`
+	ID            InstanceID    `json:"id"`
+	CertificateID CertificateID `json:"certificate_id"`
 }
 
 type DeleteInstanceClientCertificateResponseObject interface {
@@ -2305,6 +2875,340 @@ func (response DeleteInstanceClientCertificate500JSONResponse) VisitDeleteInstan
 type DeleteInstanceClientCertificate503JSONResponse struct{ UnavailableJSONResponse }
 
 func (response DeleteInstanceClientCertificate503JSONResponse) VisitDeleteInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceClientCertificateRequestObject struct {
+	ID            InstanceID    `json:"id"`
+	CertificateID CertificateID `json:"certificate_id"`
+}
+
+type GetInstanceClientCertificateResponseObject interface {
+	VisitGetInstanceClientCertificateResponse(w http.ResponseWriter) error
+}
+
+type GetInstanceClientCertificate200ResponseHeaders struct {
+	ContentDisposition *string
+}
+
+type GetInstanceClientCertificate200JSONResponse struct {
+	Body    ClientCertificate
+	Headers GetInstanceClientCertificate200ResponseHeaders
+}
+
+func (response GetInstanceClientCertificate200JSONResponse) VisitGetInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ContentDisposition != nil {
+		w.Header().Set("Content-Disposition", fmt.Sprint(*response.Headers.ContentDisposition))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceClientCertificate200ApplicationXPemFileResponse struct {
+	Body          io.Reader
+	Headers       GetInstanceClientCertificate200ResponseHeaders
+	ContentLength int64
+}
+
+func (response GetInstanceClientCertificate200ApplicationXPemFileResponse) VisitGetInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/x-pem-file")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	if response.Headers.ContentDisposition != nil {
+		w.Header().Set("Content-Disposition", fmt.Sprint(*response.Headers.ContentDisposition))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type GetInstanceClientCertificate400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response GetInstanceClientCertificate400JSONResponse) VisitGetInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceClientCertificate401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response GetInstanceClientCertificate401JSONResponse) VisitGetInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceClientCertificate403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response GetInstanceClientCertificate403JSONResponse) VisitGetInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceClientCertificate404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response GetInstanceClientCertificate404JSONResponse) VisitGetInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceClientCertificate429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response GetInstanceClientCertificate429JSONResponse) VisitGetInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceClientCertificate500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response GetInstanceClientCertificate500JSONResponse) VisitGetInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetInstanceClientCertificate503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response GetInstanceClientCertificate503JSONResponse) VisitGetInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateInstanceClientCertificateRequestObject struct {
+	ID            InstanceID    `json:"id"`
+	CertificateID CertificateID `json:"certificate_id"`
+	Params        RotateInstanceClientCertificateParams
+	Body          *RotateInstanceClientCertificateJSONRequestBody
+}
+
+type RotateInstanceClientCertificateResponseObject interface {
+	VisitRotateInstanceClientCertificateResponse(w http.ResponseWriter) error
+}
+
+type RotateInstanceClientCertificate201ResponseHeaders struct {
+	Location Location
+}
+
+type RotateInstanceClientCertificate201JSONResponse struct {
+	Body    ClientCertificate
+	Headers RotateInstanceClientCertificate201ResponseHeaders
+}
+
+func (response RotateInstanceClientCertificate201JSONResponse) VisitRotateInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", fmt.Sprint(response.Headers.Location))
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateInstanceClientCertificate400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response RotateInstanceClientCertificate400JSONResponse) VisitRotateInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateInstanceClientCertificate401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response RotateInstanceClientCertificate401JSONResponse) VisitRotateInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateInstanceClientCertificate403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response RotateInstanceClientCertificate403JSONResponse) VisitRotateInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateInstanceClientCertificate404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response RotateInstanceClientCertificate404JSONResponse) VisitRotateInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateInstanceClientCertificate409JSONResponse struct{ ConflictJSONResponse }
+
+func (response RotateInstanceClientCertificate409JSONResponse) VisitRotateInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateInstanceClientCertificate413JSONResponse struct{ TooLargeJSONResponse }
+
+func (response RotateInstanceClientCertificate413JSONResponse) VisitRotateInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateInstanceClientCertificate415JSONResponse struct {
+	UnsupportedMediaTypeJSONResponse
+}
+
+func (response RotateInstanceClientCertificate415JSONResponse) VisitRotateInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateInstanceClientCertificate429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response RotateInstanceClientCertificate429JSONResponse) VisitRotateInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateInstanceClientCertificate500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response RotateInstanceClientCertificate500JSONResponse) VisitRotateInstanceClientCertificateResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RotateInstanceClientCertificate503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response RotateInstanceClientCertificate503JSONResponse) VisitRotateInstanceClientCertificateResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -3860,9 +4764,21 @@ type StrictServerInterface interface {
 	// CreateInstanceClientCertificate Allow a client certificate
 	// (POST /v1/instances/{id}/client_certificates)
 	CreateInstanceClientCertificate(ctx context.Context, request CreateInstanceClientCertificateRequestObject) (CreateInstanceClientCertificateResponseObject, error)
+	// IssueInstanceClientCertificate Issue a certificate with its private key and allow it
+	// (POST /v1/instances/{id}/client_certificates/issue)
+	IssueInstanceClientCertificate(ctx context.Context, request IssueInstanceClientCertificateRequestObject) (IssueInstanceClientCertificateResponseObject, error)
+	// SignInstanceClientCertificate Sign vCenter's request and allow the certificate
+	// (POST /v1/instances/{id}/client_certificates/sign)
+	SignInstanceClientCertificate(ctx context.Context, request SignInstanceClientCertificateRequestObject) (SignInstanceClientCertificateResponseObject, error)
 	// DeleteInstanceClientCertificate Remove a client certificate
 	// (DELETE /v1/instances/{id}/client_certificates/{certificate_id})
 	DeleteInstanceClientCertificate(ctx context.Context, request DeleteInstanceClientCertificateRequestObject) (DeleteInstanceClientCertificateResponseObject, error)
+	// GetInstanceClientCertificate Get a client certificate
+	// (GET /v1/instances/{id}/client_certificates/{certificate_id})
+	GetInstanceClientCertificate(ctx context.Context, request GetInstanceClientCertificateRequestObject) (GetInstanceClientCertificateResponseObject, error)
+	// RotateInstanceClientCertificate Allow a certificate that replaces another one
+	// (POST /v1/instances/{id}/client_certificates/{certificate_id}/rotate)
+	RotateInstanceClientCertificate(ctx context.Context, request RotateInstanceClientCertificateRequestObject) (RotateInstanceClientCertificateResponseObject, error)
 	// ListInstanceEndpoints List the endpoints to enter in vCenter
 	// (GET /v1/instances/{id}/endpoints)
 	ListInstanceEndpoints(ctx context.Context, request ListInstanceEndpointsRequestObject) (ListInstanceEndpointsResponseObject, error)
@@ -4146,8 +5062,75 @@ func (sh *strictHandler) CreateInstanceClientCertificate(w http.ResponseWriter, 
 	}
 }
 
+// IssueInstanceClientCertificate operation middleware
+func (sh *strictHandler) IssueInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	var request IssueInstanceClientCertificateRequestObject
+
+	request.ID = id
+
+	var body IssueInstanceClientCertificateJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.IssueInstanceClientCertificate(ctx, request.(IssueInstanceClientCertificateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "IssueInstanceClientCertificate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(IssueInstanceClientCertificateResponseObject); ok {
+		if err := validResponse.VisitIssueInstanceClientCertificateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// SignInstanceClientCertificate operation middleware
+func (sh *strictHandler) SignInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, params SignInstanceClientCertificateParams) {
+	var request SignInstanceClientCertificateRequestObject
+
+	request.ID = id
+	request.Params = params
+
+	var body SignInstanceClientCertificateJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.SignInstanceClientCertificate(ctx, request.(SignInstanceClientCertificateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "SignInstanceClientCertificate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(SignInstanceClientCertificateResponseObject); ok {
+		if err := validResponse.VisitSignInstanceClientCertificateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
 // DeleteInstanceClientCertificate operation middleware
-func (sh *strictHandler) DeleteInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID Identifier) {
+func (sh *strictHandler) DeleteInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID CertificateID) {
 	var request DeleteInstanceClientCertificateRequestObject
 
 	request.ID = id
@@ -4166,6 +5149,68 @@ func (sh *strictHandler) DeleteInstanceClientCertificate(w http.ResponseWriter, 
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(DeleteInstanceClientCertificateResponseObject); ok {
 		if err := validResponse.VisitDeleteInstanceClientCertificateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// GetInstanceClientCertificate operation middleware
+func (sh *strictHandler) GetInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID CertificateID) {
+	var request GetInstanceClientCertificateRequestObject
+
+	request.ID = id
+	request.CertificateID = certificateID
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetInstanceClientCertificate(ctx, request.(GetInstanceClientCertificateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetInstanceClientCertificate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetInstanceClientCertificateResponseObject); ok {
+		if err := validResponse.VisitGetInstanceClientCertificateResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// RotateInstanceClientCertificate operation middleware
+func (sh *strictHandler) RotateInstanceClientCertificate(w http.ResponseWriter, r *http.Request, id InstanceID, certificateID CertificateID, params RotateInstanceClientCertificateParams) {
+	var request RotateInstanceClientCertificateRequestObject
+
+	request.ID = id
+	request.CertificateID = certificateID
+	request.Params = params
+
+	var body RotateInstanceClientCertificateJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RotateInstanceClientCertificate(ctx, request.(RotateInstanceClientCertificateRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RotateInstanceClientCertificate")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RotateInstanceClientCertificateResponseObject); ok {
+		if err := validResponse.VisitRotateInstanceClientCertificateResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
