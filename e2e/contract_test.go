@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -27,6 +28,7 @@ var contract = sync.OnceValues(func() (routers.Router, error) {
 	}
 	closed := false
 	for _, schema := range document.Components.Schemas {
+		flatten(schema.Value)
 		if len(schema.Value.Properties) > 0 {
 			schema.Value.AdditionalProperties = openapi3.AdditionalProperties{Has: &closed}
 		}
@@ -34,6 +36,22 @@ var contract = sync.OnceValues(func() (routers.Router, error) {
 	document.Servers = nil // any address serves it
 	return legacy.NewRouter(document)
 })
+
+// flatten makes one object of those that a schema joins: each of them alone would
+// not know the others' properties.
+func flatten(s *openapi3.Schema) {
+	for _, part := range s.AllOf {
+		flatten(part.Value)
+		if s.Properties == nil {
+			s.Properties = openapi3.Schemas{}
+		}
+		maps.Copy(s.Properties, part.Value.Properties)
+		s.Required = append(s.Required, part.Value.Required...)
+	}
+	if len(s.Properties) > 0 {
+		s.AllOf = nil
+	}
+}
 
 // contractOptions check everything but tokens, whose meaning is not in the
 // document.
