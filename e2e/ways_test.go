@@ -161,10 +161,12 @@ func TestWaysToTrustVCenter(t *testing.T) {
 	}
 }
 
-// TestRotatedCertificates changes vCenter's certificate without a gap.
+// TestRotatedCertificates changes vCenter's certificate without a gap. A week
+// later, which the test makes of one tenant's, the older one is removed; the
+// other tenant's stays.
 func TestRotatedCertificates(t *testing.T) {
 	t.Parallel()
-	c := sharedCell(t)
+	c := ownCell(t, "--check-interval", checks.String())
 	one, two := newInstance(t, c), newDedicated(t, c)
 	for _, i := range []*instance{one, two} {
 		next, text := newCertificate(t)
@@ -182,6 +184,17 @@ func TestRotatedCertificates(t *testing.T) {
 			}
 			return nil
 		})
+	}
+	c.sql(t, "UPDATE client_certificates SET replaced_at = now() - interval '8 days', last_used_at = now() - interval '8 days' WHERE id = '"+one.certificateID+"'")
+	eventually(t, func(context.Context) error {
+		if a := one.api(t, http.MethodGet, "/v1/instances/"+one.id+"/client_certificates/"+one.certificateID, nil); a.status != http.StatusNotFound {
+			return fmt.Errorf("a certificate that nobody used for a week: status %d", a.status)
+		}
+		return nil
+	})
+	for _, node := range nodes {
+		eventuallyRefused(t, one.config(t, node, one.certificate))
+		served(t, two.config(t, node, two.certificate), "the other tenant's replaced certificate on "+node)
 	}
 }
 

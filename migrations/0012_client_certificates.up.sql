@@ -29,6 +29,16 @@ BEGIN
 END
 $$;
 
+-- replaced_certificates returns the instances of the whole cell with a replaced certificate that has
+-- been unused for a week, while its successor was used.
+CREATE FUNCTION replaced_certificates() RETURNS TABLE (account text, instance_id uuid)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+    SELECT DISTINCT i.account, i.id FROM client_certificates c
+    JOIN client_certificates r ON r.id = c.replaced_by
+    JOIN instances i ON i.id = c.instance_id AND i.deleted_at IS NULL
+    WHERE r.first_used_at IS NOT NULL AND greatest(c.replaced_at, c.last_used_at) <= now() - interval '7 days'
+$$;
+
 -- The authority with which an instance signs certificates for its clients. Its key is sealed under
 -- the operator's keyring.
 CREATE TABLE client_authorities (
@@ -44,7 +54,8 @@ CREATE POLICY owner ON client_authorities TO CURRENT_USER USING (true);
 CREATE POLICY account ON client_authorities TO kmip_control
     USING (EXISTS (SELECT FROM instances i WHERE i.id = instance_id AND i.account = current_setting('kmip.account', true)));
 
-REVOKE EXECUTE ON FUNCTION record_certificate_use FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION record_certificate_use, replaced_certificates FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION record_certificate_use TO kmip_node;
+GRANT EXECUTE ON FUNCTION replaced_certificates TO kmip_control;
 GRANT UPDATE (replaced_by, replaced_at) ON client_certificates TO kmip_control;
 GRANT SELECT, INSERT, UPDATE ON client_authorities TO kmip_control;

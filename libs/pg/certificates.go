@@ -14,7 +14,8 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
 
-// UnusedBeforeRemoval is how long a replaced certificate has to be unused.
+// UnusedBeforeRemoval is how long a replaced certificate has to be unused; the
+// function replaced_certificates has the same number.
 const UnusedBeforeRemoval = 7 * 24 * time.Hour
 
 // ErrReplaced says that another certificate replaces this one already. It is of kind
@@ -149,7 +150,7 @@ func (s *Instances) DeleteCertificate(ctx context.Context, account string, id te
 
 // RemoveReplaced removes an instance's replaced certificates that were unused
 // for UnusedBeforeRemoval, by the database's clock, and returns them. It
-// returns ErrNotFound.
+// returns ErrNotFound or ErrRemoved.
 func (s *Instances) RemoveReplaced(ctx context.Context, account string, id tenant.ID) ([]Certificate, error) {
 	var removed []Certificate
 	err := s.change(ctx, account, id, func(q *queries.Queries) error {

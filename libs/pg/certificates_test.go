@@ -2,6 +2,7 @@ package pg
 
 import (
 	"errors"
+	"log/slog"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -22,6 +23,19 @@ func (f feed) certificate(t *testing.T, i Instance, c Certificate) Certificate {
 		t.Fatal(err)
 	}
 	return got
+}
+
+// due returns the jobs about instances that a sweep finds.
+func (f feed) due(t *testing.T) []string {
+	t.Helper()
+	admin := superuser(t, f.database)
+	j := NewJobs(openAs(t, f.database, "kmip_control"), time.Hour, slog.New(slog.DiscardHandler))
+	if err := j.sweep(t.Context(), sweep{}); err != nil {
+		t.Fatal(err)
+	}
+	all := queued(t, admin)
+	run(t, admin, "DELETE FROM river_job")
+	return all
 }
 
 // Uses come from several nodes, in any order: the latest one counts, the first
@@ -114,17 +128,21 @@ func TestRotation(t *testing.T) {
 	age("replaced_at", 30, foreign)
 	remove(i)
 	// The successor is used, and the old one was three days ago.
-	for _, c := range []Certificate{next, foreignNext} {
-		age("first_used_at", 2, c)
-		age("last_used_at", 2, c)
-	}
+	age("first_used_at", 2, next)
+	age("last_used_at", 2, next)
 	age("last_used_at", 3, old)
 	age("first_used_at", 40, old)
 	if got := f.certificate(t, i, old); !got.RemovableAt.Equal(got.LastUsedAt.Add(UnusedBeforeRemoval)) {
 		t.Errorf("removable at %s, last used at %s", got.RemovableAt, got.LastUsedAt)
 	}
 	remove(i)
+	if kinds := f.due(t); len(kinds) > 0 { // the other tenant's new one is unused
+		t.Errorf("due: %q", kinds)
+	}
 	age("last_used_at", 8, old)
+	if kinds := f.due(t); !slices.Equal(kinds, []string{"remove_replaced " + i.Account + " " + string(i.ID)}) {
+		t.Errorf("due: %q", kinds)
+	}
 	remove(i, old)
 	remove(i)
 	if _, err := f.instances.GetCertificate(t.Context(), account, i.ID, old.ID); !errors.Is(err, ErrNotFound) {
@@ -133,6 +151,8 @@ func TestRotation(t *testing.T) {
 	if got := f.certificate(t, theirs, foreign); got.ReplacedBy != foreignNext.ID {
 		t.Errorf("the other tenant's: %+v", got)
 	}
+	remove(theirs)
+	age("first_used_at", 2, foreignNext)
 	remove(theirs, foreign)
 
 	// Whatever waited for a certificate waits for that one's successor.

@@ -48,6 +48,8 @@ type (
 	RenewCertificates struct{ Subject }
 	// MoveKeys moves keys to the present root key.
 	MoveKeys struct{ Subject }
+	// RemoveReplaced removes client certificates whose successors are in use.
+	RemoveReplaced struct{ Subject }
 	// sweep looks for work that is due.
 	sweep struct{}
 )
@@ -65,11 +67,14 @@ func (RenewCertificates) Kind() string { return "renew_certificates" }
 func (MoveKeys) Kind() string { return "move_keys" }
 
 // Kind names the kind in the queue.
+func (RemoveReplaced) Kind() string { return "remove_replaced" }
+
+// Kind names the kind in the queue.
 func (sweep) Kind() string { return "sweep" }
 
 // jobOf returns a job by the name of its kind.
 func jobOf(kind string, s Subject) (Job, error) {
-	for _, j := range []Job{CheckKeyManager{s}, SettleObjects{s}, RenewCertificates{s}, MoveKeys{s}} {
+	for _, j := range []Job{CheckKeyManager{s}, SettleObjects{s}, RenewCertificates{s}, MoveKeys{s}, RemoveReplaced{s}} {
 		if j.Kind() == kind {
 			return j, nil
 		}

@@ -35,6 +35,7 @@ func (j *jobs) handle(queue *pg.Jobs) {
 	pg.Handle(queue, j.settleObjects)
 	pg.Handle(queue, j.renewCertificates)
 	pg.Handle(queue, j.moveKeys)
+	pg.Handle(queue, j.removeReplaced)
 }
 
 // subject returns a job's instance, unless there is none with a key manager
@@ -239,6 +240,19 @@ func (j *jobs) renewCertificates(ctx context.Context, job pg.RenewCertificates) 
 		}
 		j.log.InfoContext(ctx, "server certificate renewed", "tenant", i.ID, "host_name", e.HostName, "not_after", notAfter)
 		err = errors.Join(err, j.instances.RenewCertificate(ctx, i.Account, i.ID, e, der, notAfter))
+	}
+	return err
+}
+
+// removeReplaced removes client certificates that nobody uses since vCenter has
+// their successors.
+func (j *jobs) removeReplaced(ctx context.Context, job pg.RemoveReplaced) error {
+	removed, err := j.instances.RemoveReplaced(ctx, job.Account, job.Instance)
+	if errors.Is(err, pg.ErrNotFound) || errors.Is(err, pg.ErrRemoved) {
+		return nil
+	}
+	for _, c := range removed {
+		j.log.InfoContext(ctx, "replaced client certificate removed", "tenant", job.Instance, "client_certificate_id", c.ID, "replaced_by", c.ReplacedBy)
 	}
 	return err
 }

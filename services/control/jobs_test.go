@@ -321,6 +321,16 @@ func TestClientCertificatesCondition(t *testing.T) {
 	if r := c.call(t, "GET", "/v1/instances/"+i.id, ""); !strings.Contains(r.body, "`soon` ends in 10 days") {
 		t.Errorf("message in %s", r.body)
 	}
+	// Once its successor is in use, the one that ends is no matter any more.
+	const replaced = "UPDATE client_certificates SET replaced_by = (SELECT id FROM client_certificates WHERE name = 'long'), replaced_at = now() WHERE name = 'soon'"
+	c.postgres(t, replaced)
+	if got := i.conditions(t)[what]; got != "false ends_soon" {
+		t.Errorf("replaced by one that is unused: %q", got)
+	}
+	c.postgres(t, "UPDATE client_certificates SET first_used_at = now(), last_used_at = now() WHERE name = 'long'")
+	if got := i.conditions(t)[what]; got != "true valid" {
+		t.Errorf("replaced by one that is in use: %q", got)
+	}
 	c.postgres(t, "UPDATE client_certificates SET not_after = now() - interval '1 hour' WHERE name = 'long'")
 	if got := i.conditions(t)[what]; got != "false expired" {
 		t.Errorf("expired: %q", got)

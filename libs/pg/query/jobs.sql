@@ -1,5 +1,7 @@
 -- name: TakeDueWork :many
-SELECT kind::text AS kind, account::text AS account, instance_id::text AS instance_id FROM take_due_work(@check_seconds);
+SELECT kind::text AS kind, account::text AS account, instance_id::text AS instance_id FROM take_due_work(@check_seconds)
+UNION ALL
+SELECT 'remove_replaced', account::text, instance_id::text FROM replaced_certificates();
 
 -- name: ReportUse :exec
 SELECT report_use(@served::uuid[], @denied::uuid[]);
@@ -9,9 +11,12 @@ SELECT instance_id, type, status, reason, message, since FROM instance_condition
 WHERE instance_id = ANY (@instance_ids::uuid[]) ORDER BY instance_id, type;
 
 -- name: ListFirstToEnd :many
--- Of each instance's client certificates the one that ends first.
-SELECT DISTINCT ON (instance_id) instance_id, name, not_after, created_at FROM client_certificates
-WHERE instance_id = ANY (@instance_ids::uuid[]) ORDER BY instance_id, not_after, id;
+-- Of each instance's client certificates the one that ends first. A replaced one whose successor is in
+-- use needs nobody's care.
+SELECT DISTINCT ON (c.instance_id) c.instance_id, c.name, c.not_after, c.created_at FROM client_certificates c
+WHERE c.instance_id = ANY (@instance_ids::uuid[])
+    AND NOT EXISTS (SELECT FROM client_certificates r WHERE r.id = c.replaced_by AND r.first_used_at IS NOT NULL)
+ORDER BY c.instance_id, c.not_after, c.id;
 
 -- name: ListServerCertificates :many
 SELECT instance_id, server_certificate FROM endpoints

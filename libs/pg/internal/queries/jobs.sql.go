@@ -139,8 +139,10 @@ func (q *Queries) ListConditions(ctx context.Context, instanceIds []string) ([]I
 }
 
 const listFirstToEnd = `-- name: ListFirstToEnd :many
-SELECT DISTINCT ON (instance_id) instance_id, name, not_after, created_at FROM client_certificates
-WHERE instance_id = ANY ($1::uuid[]) ORDER BY instance_id, not_after, id
+SELECT DISTINCT ON (c.instance_id) c.instance_id, c.name, c.not_after, c.created_at FROM client_certificates c
+WHERE c.instance_id = ANY ($1::uuid[])
+    AND NOT EXISTS (SELECT FROM client_certificates r WHERE r.id = c.replaced_by AND r.first_used_at IS NOT NULL)
+ORDER BY c.instance_id, c.not_after, c.id
 `
 
 type ListFirstToEndRow struct {
@@ -150,7 +152,8 @@ type ListFirstToEndRow struct {
 	CreatedAt  time.Time
 }
 
-// Of each instance's client certificates the one that ends first.
+// Of each instance's client certificates the one that ends first. A replaced one whose successor is in
+// use needs nobody's care.
 func (q *Queries) ListFirstToEnd(ctx context.Context, instanceIds []string) ([]ListFirstToEndRow, error) {
 	rows, err := q.db.Query(ctx, listFirstToEnd, instanceIds)
 	if err != nil {
@@ -357,6 +360,8 @@ func (q *Queries) SetThorough(ctx context.Context, arg SetThoroughParams) error 
 
 const takeDueWork = `-- name: TakeDueWork :many
 SELECT kind::text AS kind, account::text AS account, instance_id::text AS instance_id FROM take_due_work($1)
+UNION ALL
+SELECT 'remove_replaced', account::text, instance_id::text FROM replaced_certificates()
 `
 
 type TakeDueWorkRow struct {
