@@ -6,6 +6,8 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"strings"
+	"unicode/utf8"
 )
 
 // Kind says what a failure means to the caller.
@@ -112,4 +114,19 @@ func Public(err error) string {
 		return e.Public
 	}
 	return "The request could not be completed because of an internal error."
+}
+
+// Shorten makes a name that the caller made up fit for a public sentence.
+func Shorten(name string) string {
+	const most = 64
+	clean := strings.Map(func(r rune) rune {
+		if r < ' ' || r == '`' || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, name)
+	if utf8.RuneCountInString(clean) <= most {
+		return clean
+	}
+	return string([]rune(clean)[:most]) + "…"
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/api"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
+	"github.com/kmip-for-vmware/kmip/services/control/pasted"
 	"github.com/kmip-for-vmware/kmip/services/control/server"
 )
 
@@ -38,8 +39,8 @@ func (h *handlers) SignInstanceClientCertificate(ctx context.Context, request se
 	if err != nil {
 		return nil, err
 	}
-	csr, csrErr := signingRequest(request.Body.CSR)
-	if err := errors.Join(checkName(request.Body.Name), csrErr); err != nil {
+	csr, csrErr := pasted.SigningRequest(request.Body.CSR)
+	if err := errors.Join(checkName(request.Body.Name), locate("csr", csrErr)); err != nil {
 		return nil, err
 	}
 	template := &x509.Certificate{RawSubject: csr.RawSubject}

@@ -74,7 +74,7 @@ func checkJSON(data []byte, into any) error {
 		name := token.(string) // inside an object, Token alternates names and values
 		switch {
 		case !known[name] && len(wrong) < maxReported:
-			wrong = append(wrong, inField(shorten(name), fault.Invalid, "Field `%s` is unknown. Leave it out or correct its spelling.", shorten(name)))
+			wrong = append(wrong, inField(fault.Shorten(name), fault.Invalid, "Field `%s` is unknown. Leave it out or correct its spelling.", fault.Shorten(name)))
 		case seen[name] && len(wrong) < maxReported:
 			wrong = append(wrong, inField(name, fault.Invalid, "Field `%s` appears more than once.", name))
 		case string(value) == "null" && len(wrong) < maxReported:
@@ -124,19 +124,4 @@ func fieldsOf(pointer any) map[string]bool {
 		names[name] = true
 	}
 	return names
-}
-
-// shorten makes a name that the caller made up fit for an error message.
-func shorten(name string) string {
-	const most = 64
-	clean := strings.Map(func(r rune) rune {
-		if r < ' ' || r == '`' || r == 0x7f {
-			return '?'
-		}
-		return r
-	}, name)
-	if utf8.RuneCountInString(clean) <= most {
-		return clean
-	}
-	return string([]rune(clean)[:most]) + "…"
 }

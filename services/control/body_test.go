@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/kmip-for-vmware/kmip/api"
 	"github.com/kmip-for-vmware/kmip/libs/fault"
@@ -69,23 +68,6 @@ func FuzzQueryAndEntityTags(f *testing.F) {
 		}
 		if i := (pg.Instance{ID: "a"}); match != nil && match(i) && !strings.Contains(tags, etag(i)) {
 			t.Errorf("%q matches %s", tags, etag(i))
-		}
-	})
-}
-
-func FuzzClientCertificate(f *testing.F) {
-	f.Add("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
-	f.Add("-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n")
-	now := time.Now()
-	f.Fuzz(func(t *testing.T, text string) {
-		certificate, err := clientCertificate(text, now)
-		if (certificate == nil) == (err == nil) {
-			t.Fatalf("%v, %v", certificate, err)
-		}
-		if err != nil {
-			if status, _ := describe(err); status != http.StatusBadRequest {
-				t.Errorf("%q: %d %v", text, status, err)
-			}
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
+	"github.com/kmip-for-vmware/kmip/services/control/pasted"
 	"github.com/kmip-for-vmware/kmip/services/control/server"
 )
 
@@ -25,8 +26,8 @@ func (h *handlers) CreateInstanceClientCertificate(ctx context.Context, request 
 	if err != nil {
 		return nil, err
 	}
-	certificate, certErr := clientCertificate(request.Body.Certificate, h.now())
-	if err := errors.Join(checkName(request.Body.Name), certErr); err != nil {
+	certificate, certErr := pasted.ClientCertificate(request.Body.Certificate, h.now())
+	if err := errors.Join(checkName(request.Body.Name), locate("certificate", certErr)); err != nil {
 		return nil, err
 	}
 	model, location, err := h.allow(ctx, instance, request.Body.Name, certificate, "")
@@ -47,8 +48,8 @@ func (h *handlers) RotateInstanceClientCertificate(ctx context.Context, request 
 	if !identifier.MatchString(request.CertificateID) {
 		return nil, errNoCertificate
 	}
-	certificate, certErr := clientCertificate(request.Body.Certificate, h.now())
-	if err := errors.Join(checkName(request.Body.Name), certErr); err != nil {
+	certificate, certErr := pasted.ClientCertificate(request.Body.Certificate, h.now())
+	if err := errors.Join(checkName(request.Body.Name), locate("certificate", certErr)); err != nil {
 		return nil, err
 	}
 	model, location, err := h.allow(ctx, instance, request.Body.Name, certificate, request.CertificateID)

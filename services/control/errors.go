@@ -56,9 +56,17 @@ type locatedError struct {
 func (l *locatedError) Error() string { return l.err.Error() }
 func (l *locatedError) Unwrap() error { return l.err }
 
+// locate says that err lies in a field of the body, if there is an error.
+func locate(field string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &locatedError{api.ErrorTarget{Type: api.ErrorTargetTypeField, Name: field}, err}
+}
+
 // inField says that a field of the body is wrong.
 func inField(name string, kind fault.Kind, format string, args ...any) error {
-	return &locatedError{api.ErrorTarget{Type: api.ErrorTargetTypeField, Name: name}, fault.Newf(kind, format, args...)}
+	return locate(name, fault.Newf(kind, format, args...))
 }
 
 // inParameter says that a query parameter is wrong.

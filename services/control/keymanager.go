@@ -205,11 +205,11 @@ func keyManagerCRN(text string, instance pg.Instance) (name crn.CRN, wrong strin
 	case !identifier.MatchString(name.Instance):
 		wrong = "has no instance id: its eighth segment has to be a UUID in lower case." + copyCRN
 	case name.Service != kmsServices[api.KeyManagerTypeKeyProtect] && name.Service != kmsServices[api.KeyManagerTypeHpcs]:
-		wrong = fmt.Sprintf("is of service `%s`; it has to be of `kms` (Key Protect) or `hs-crypto` (Hyper Protect Crypto Services).", shorten(name.Service))
+		wrong = fmt.Sprintf("is of service `%s`; it has to be of `kms` (Key Protect) or `hs-crypto` (Hyper Protect Crypto Services).", fault.Shorten(name.Service))
 	case name.Account() != instance.Account:
 		wrong = "is of another account. The key manager instance has to belong to the account of the KMIP instance."
 	case name.Location != instance.Region:
-		wrong = fmt.Sprintf("is in region `%s`, but this KMIP instance is in `%s`. Use a key manager instance in `%s`.", shorten(name.Location), instance.Region, instance.Region)
+		wrong = fmt.Sprintf("is in region `%s`, but this KMIP instance is in `%s`. Use a key manager instance in `%s`.", fault.Shorten(name.Location), instance.Region, instance.Region)
 	case name.String() != text || name.Name != "bluemix" || name.Type != "public" && name.Type != "dedicated":
 		wrong = "has to begin with crn:v1:bluemix:public." + copyCRN
 	}

@@ -78,7 +78,7 @@ func (h *handlers) ListKeyManagers(ctx context.Context, request server.ListKeyMa
 func (h *handlers) unusable(ctx context.Context, m api.AvailableKeyManager) string {
 	switch {
 	case m.Region != h.region:
-		return "It is in region `" + shorten(m.Region) + "`. Instances here are in `" + h.region + "` and need a key manager there."
+		return "It is in region `" + fault.Shorten(m.Region) + "`. Instances here are in `" + h.region + "` and need a key manager there."
 	case m.Type != api.KeyManagerTypeHpcs:
 		name, err := crn.Parse(m.CRN)
 		if err == nil {
@@ -158,7 +158,7 @@ func unusableKey(kind api.KeyManagerType, k keyprotect.RootKey) string {
 	case k.State != keyprotect.Active:
 		return "It is not active yet."
 	case kind == api.KeyManagerTypeHpcs && k.KeyRing != defaultRing:
-		return "It is in the key ring `" + shorten(k.KeyRing) + "`. With Hyper Protect Crypto Services it has to be in `" + defaultRing + "`."
+		return "It is in the key ring `" + fault.Shorten(k.KeyRing) + "`. With Hyper Protect Crypto Services it has to be in `" + defaultRing + "`."
 	}
 	return ""
 }

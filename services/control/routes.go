@@ -199,9 +199,9 @@ func checkQuery(query string, known []string) error {
 	for _, name := range names {
 		switch {
 		case !slices.Contains(known, name) && len(known) == 0:
-			return inParameter(shorten(name), "Query parameter `%s` is unknown: this path takes none.", shorten(name))
+			return inParameter(fault.Shorten(name), "Query parameter `%s` is unknown: this path takes none.", fault.Shorten(name))
 		case !slices.Contains(known, name):
-			return inParameter(shorten(name), "Query parameter `%s` is unknown. This path knows `%s`.", shorten(name), strings.Join(known, "`, `"))
+			return inParameter(fault.Shorten(name), "Query parameter `%s` is unknown. This path knows `%s`.", fault.Shorten(name), strings.Join(known, "`, `"))
 		case len(values[name]) > 1:
 			return inParameter(name, "Query parameter `%s` appears more than once.", name)
 		case values[name][0] == "":

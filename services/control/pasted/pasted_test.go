@@ -1,11 +1,13 @@
-package control
+package pasted_test
 
 import (
 	"encoding/pem"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
+	"github.com/kmip-for-vmware/kmip/services/control/pasted"
 )
 
 // A request that is accepted is one PEM block, signed by a key that is strong
@@ -19,14 +21,14 @@ hkjOPQQDAgNJADBGAiEAh+Xfj+kJVvy0YjkUQAKej6vS3Ec1tBx2IUIrETiD3u0C
 IQCKh9FzZP/YeFj7D7hM7RyrhkPixLkd473uufXBl6fJqA==
 -----END CERTIFICATE REQUEST-----
 `
-	if _, err := signingRequest(good); err != nil {
+	if _, err := pasted.SigningRequest(good); err != nil {
 		f.Fatal(err)
 	}
 	for _, seed := range []string{good, good + good, strings.ReplaceAll(good, "CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"), strings.Replace(good, "MIHf", "MIHe", 1), "-----BEGIN"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		request, err := signingRequest(text)
+		request, err := pasted.SigningRequest(text)
 		if (request == nil) == (err == nil) {
 			t.Fatalf("%v, %v", request, err)
 		}
@@ -36,6 +38,21 @@ IQCKh9FzZP/YeFj7D7hM7RyrhkPixLkd473uufXBl6fJqA==
 				t.Errorf("accepted: %q", text)
 			}
 		case kind != fault.Invalid && kind != fault.Missing, fault.Public(err) == "":
+			t.Errorf("%q: %v", text, err)
+		}
+	})
+}
+
+func FuzzClientCertificate(f *testing.F) {
+	f.Add("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
+	f.Add("-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n")
+	now := time.Now()
+	f.Fuzz(func(t *testing.T, text string) {
+		certificate, err := pasted.ClientCertificate(text, now)
+		if (certificate == nil) == (err == nil) {
+			t.Fatalf("%v, %v", certificate, err)
+		}
+		if kind := fault.KindOf(err); err != nil && kind != fault.Invalid && kind != fault.Missing {
 			t.Errorf("%q: %v", text, err)
 		}
 	})
