@@ -22,6 +22,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/services/control/access"
+	"github.com/kmip-for-vmware/kmip/services/control/jobs"
 )
 
 // Control is a control plane that listens; Run makes it answer.
@@ -77,9 +78,13 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 	c.api = newAPI(h, observe(log, newRequestSeconds(reg)),
 		&gate{verify: verifier.Verify, authorize: h.authorize, limits: newLimits(time.Now), once: instances.Once, witness: events.record})
 	c.queue = pg.NewJobs(c.pool, config.CheckInterval, log)
-	(&jobs{
-		instances: instances, ledger: ledger, manager: p.manager, dedicated: p.dedicated, now: time.Now, log: log,
-	}).handle(c.queue)
+	worker := &jobs.Worker{
+		Instances: instances, Ledger: ledger, Open: p.manager.reach, CheckDeadline: checkDeadline, Now: time.Now, Log: log,
+	}
+	if p.dedicated != nil {
+		worker.Certificate = p.dedicated.certificate
+	}
+	worker.Handle(c.queue)
 	c.admin = newAdmin(obs.Admin(reg, c.ready))
 	return c, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
+	"github.com/kmip-for-vmware/kmip/services/control/jobs"
 	"github.com/kmip-for-vmware/kmip/services/control/server"
 )
 
@@ -37,6 +38,15 @@ type keyManagers struct {
 	authorized bool                            // service authorizations serve in place of API keys
 	served     func(service, region string) bool
 	open       func(*secret.Keyring, *tenant.Tenant) (engine.KeyManager, error)
+}
+
+// reach opens a tenant's key manager with the operator's set as it is now.
+func (k keyManagers) reach(t *tenant.Tenant) (engine.KeyManager, error) {
+	ring, err := k.ring()
+	if err != nil {
+		return nil, err
+	}
+	return k.open(ring, t)
 }
 
 // ReplaceInstanceKeyManager tries the given settings and stores them if the key
@@ -71,7 +81,7 @@ func (h *handlers) ReplaceInstanceKeyManager(ctx context.Context, request server
 			return nil, err
 		}
 	}
-	changed, err := h.instances.SetKeyManager(ctx, instance.Account, instance.ID, settings, own, conditionsOf(settings, nil, destroy)...)
+	changed, err := h.instances.SetKeyManager(ctx, instance.Account, instance.ID, settings, own, jobs.Conditions(settings, nil, destroy)...)
 	if err != nil {
 		return nil, orNoInstance(err)
 	}

@@ -1,4 +1,7 @@
-package control
+// Package jobs does what nobody waits for: it checks key managers, settles
+// objects that clients began, moves keys to another root key, renews server
+// certificates, and removes client certificates that were replaced.
+package jobs
 
 import (
 	"context"
@@ -18,56 +21,49 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
 
-// jobs does what nobody waits for. Any number of control planes do it side by
-// side; each job may be done twice, and begun again after a kill.
-type jobs struct {
-	instances *pg.Instances
-	ledger    *pg.Ledger
-	manager   keyManagers
-	dedicated *dedicated // nil: no server certificate can be signed here
-	now       func() time.Time
-	log       *slog.Logger
+// Worker works jobs. Any number of control planes do it side by side; each job
+// may be done twice, and begun again after a kill.
+type Worker struct {
+	Instances *pg.Instances
+	Ledger    *pg.Ledger
+	// Open reaches a tenant's key manager.
+	Open func(*tenant.Tenant) (engine.KeyManager, error)
+	// Certificate signs a server certificate for a host name and returns it in
+	// DER; nil: none can be signed here.
+	Certificate   func(hostName string) (der []byte, notAfter time.Time, err error)
+	CheckDeadline time.Duration // the key manager's answer to all of a check
+	Now           func() time.Time
+	Log           *slog.Logger
 }
 
-// handle gives the queue its workers.
-func (j *jobs) handle(queue *pg.Jobs) {
-	pg.Handle(queue, j.checkKeyManager)
-	pg.Handle(queue, j.settleObjects)
-	pg.Handle(queue, j.renewCertificates)
-	pg.Handle(queue, j.moveKeys)
-	pg.Handle(queue, j.removeReplaced)
+// Handle gives the queue its workers.
+func (w *Worker) Handle(queue *pg.Jobs) {
+	pg.Handle(queue, w.checkKeyManager)
+	pg.Handle(queue, w.settleObjects)
+	pg.Handle(queue, w.renewCertificates)
+	pg.Handle(queue, w.moveKeys)
+	pg.Handle(queue, w.removeReplaced)
 }
 
 // subject returns a job's instance, unless there is none with a key manager
 // any more.
-func (j *jobs) subject(ctx context.Context, s pg.Subject) (i pg.Instance, there bool, err error) {
-	i, err = j.instances.Get(ctx, s.Account, s.Instance)
+func (w *Worker) subject(ctx context.Context, s pg.Subject) (i pg.Instance, there bool, err error) {
+	i, err = w.Instances.Get(ctx, s.Account, s.Instance)
 	if fault.KindOf(err) == fault.NotFound {
 		return i, false, nil
 	}
 	return i, i.KeyManager != nil && i.Status != pg.Removing, err
 }
 
-// open reaches an instance's key manager.
-func (j *jobs) open(i pg.Instance) (engine.KeyManager, error) { return j.reach(tenantOf(i)) }
-
-func (j *jobs) reach(t *tenant.Tenant) (engine.KeyManager, error) {
-	ring, err := j.manager.ring()
-	if err != nil {
-		return nil, err
-	}
-	return j.manager.open(ring, t)
-}
-
 // reacher reaches the key managers, present and former, in which a tenant's keys
 // lie, each with tokens that serve for all of its keys.
-func (j *jobs) reacher(t *tenant.Tenant) func(engine.Location) (engine.KeyManager, error) {
+func (w *Worker) reacher(t *tenant.Tenant) func(engine.Location) (engine.KeyManager, error) {
 	reached := make(map[[2]string]engine.KeyManager)
 	return func(l engine.Location) (engine.KeyManager, error) {
 		there := t.At(l.KeyManagerCRN, l.RootKeyID)
 		place := [2]string{there.KeyManager.InstanceCRN, there.KeyManager.RootKeyID}
 		if reached[place] == nil {
-			keys, err := j.reach(there)
+			keys, err := w.Open(there)
 			if err != nil {
 				return nil, err
 			}
@@ -84,19 +80,19 @@ func tenantOf(i pg.Instance) *tenant.Tenant {
 // checkKeyManager finds out whether an instance's key manager still does what
 // the service needs, and records the conditions. That it doesn't is no failure
 // of the job.
-func (j *jobs) checkKeyManager(ctx context.Context, job pg.CheckKeyManager) error {
-	i, there, err := j.subject(ctx, job.Subject)
+func (w *Worker) checkKeyManager(ctx context.Context, job pg.CheckKeyManager) error {
+	i, there, err := w.subject(ctx, job.Subject)
 	if !there || err != nil {
 		return err
 	}
-	thorough, err := j.instances.NeedsThoroughCheck(ctx, i.Account, i.ID)
+	thorough, err := w.Instances.NeedsThoroughCheck(ctx, i.Account, i.ID)
 	if err != nil {
 		return err
 	}
-	keys, ready := j.open(i)
+	keys, ready := w.Open(tenantOf(i))
 	var destroy error
 	if ready == nil {
-		limited, cancel := context.WithTimeout(ctx, checkDeadline)
+		limited, cancel := context.WithTimeout(ctx, w.CheckDeadline)
 		defer cancel()
 		if ready = probe(limited, keys); ready == nil && thorough {
 			destroy = mayDelete(limited, keys)
@@ -106,9 +102,9 @@ func (j *jobs) checkKeyManager(ctx context.Context, job pg.CheckKeyManager) erro
 		return ctx.Err() // ours was the failure, perhaps
 	}
 	if ready != nil {
-		j.log.WarnContext(ctx, "a key manager does not do what is needed", "tenant", i.ID, "error", ready)
+		w.Log.WarnContext(ctx, "a key manager does not do what is needed", "tenant", i.ID, "error", ready)
 	}
-	return j.instances.SetConditions(ctx, i.Account, i.ID, *i.KeyManager, conditionsOf(*i.KeyManager, ready, destroy))
+	return w.Instances.SetConditions(ctx, i.Account, i.ID, *i.KeyManager, Conditions(*i.KeyManager, ready, destroy))
 }
 
 // probe wraps and unwraps once, and asks for a standard key that does not
@@ -146,27 +142,27 @@ func mayDelete(ctx context.Context, keys engine.KeyManager) error {
 // settleObjects finishes what clients began and nodes could not end: a Create
 // whose standard key exists becomes a key, one without leaves nothing, and a
 // Destroy is carried through.
-func (j *jobs) settleObjects(ctx context.Context, job pg.SettleObjects) error {
-	i, there, err := j.subject(ctx, job.Subject)
+func (w *Worker) settleObjects(ctx context.Context, job pg.SettleObjects) error {
+	i, there, err := w.subject(ctx, job.Subject)
 	if !there || err != nil {
 		return err
 	}
-	move, _, err := j.instances.GetMove(ctx, i.Account, i.ID)
+	move, _, err := w.Instances.GetMove(ctx, i.Account, i.ID)
 	if err != nil {
 		return err
 	}
 	t := tenantOf(i)
 	t.Former = move.Former
-	at := j.reacher(t)
-	rows, err := j.ledger.ListUnsettled(ctx, i.ID)
+	at := w.reacher(t)
+	rows, err := w.Ledger.ListUnsettled(ctx, i.ID)
 	if err != nil || len(rows) == 0 {
 		return err
 	}
 	var failed []error
 	for _, r := range rows {
-		settle := j.settlePending
+		settle := w.settlePending
 		if r.Phase == engine.Destroying {
-			settle = j.settleDestroying
+			settle = w.settleDestroying
 		}
 		keys, err := at(r.Location)
 		if err == nil {
@@ -183,7 +179,7 @@ func (j *jobs) settleObjects(ctx context.Context, job pg.SettleObjects) error {
 }
 
 // settlePending decides what became of a Create that was never answered.
-func (j *jobs) settlePending(ctx context.Context, keys engine.KeyManager, t tenant.ID, r engine.Record) error {
+func (w *Worker) settlePending(ctx context.Context, keys engine.KeyManager, t tenant.ID, r engine.Record) error {
 	ref, err := keys.Find(ctx, r.Object.ID)
 	var stored engine.Envelope
 	if err == nil {
@@ -191,23 +187,23 @@ func (j *jobs) settlePending(ctx context.Context, keys engine.KeyManager, t tena
 	}
 	switch {
 	case errors.Is(err, engine.ErrNotFound), errors.Is(err, engine.ErrGone):
-		return j.ledger.Drop(ctx, t, r)
+		return w.Ledger.Drop(ctx, t, r)
 	case err != nil:
 		return err
 	case stored.Tenant != t || string(stored.Object.Digest) != string(r.Object.Digest):
 		return fault.New(fault.Corrupt, "The standard key holds another key than the ledger's row.")
 	}
-	j.log.WarnContext(ctx, "a key was made that no client was told of", "tenant", t, "unique_identifier", r.Object.ID)
-	return j.ledger.Claim(ctx, t, r, ref)
+	w.Log.WarnContext(ctx, "a key was made that no client was told of", "tenant", t, "unique_identifier", r.Object.ID)
+	return w.Ledger.Claim(ctx, t, r, ref)
 }
 
 // settleDestroying deletes the standard key of an object that a client asked to
 // destroy.
-func (j *jobs) settleDestroying(ctx context.Context, keys engine.KeyManager, t tenant.ID, r engine.Record) error {
+func (w *Worker) settleDestroying(ctx context.Context, keys engine.KeyManager, t tenant.ID, r engine.Record) error {
 	if err := keys.Delete(ctx, r.KeyRef); err != nil {
 		return err
 	}
-	return j.ledger.FinishDestroy(ctx, t, r)
+	return w.Ledger.FinishDestroy(ctx, t, r)
 }
 
 // renewBefore is how long before its end a server certificate is signed again;
@@ -216,43 +212,43 @@ const renewBefore = 60 * 24 * time.Hour
 
 // renewCertificates signs the server certificates of an instance's own host
 // names again that end soon, over the same key, so that nodes need nothing new.
-func (j *jobs) renewCertificates(ctx context.Context, job pg.RenewCertificates) error {
-	i, there, err := j.subject(ctx, job.Subject)
+func (w *Worker) renewCertificates(ctx context.Context, job pg.RenewCertificates) error {
+	i, there, err := w.subject(ctx, job.Subject)
 	if !there || err != nil {
 		return err
 	}
-	endpoints, err := j.instances.ListEndpoints(ctx, i.Account, i.ID)
+	endpoints, err := w.Instances.ListEndpoints(ctx, i.Account, i.ID)
 	for _, e := range endpoints {
 		if e.ServerCertificate == nil {
 			continue
 		}
 		leaf, parseErr := x509.ParseCertificate(e.ServerCertificate)
-		if parseErr == nil && leaf.NotAfter.Sub(j.now()) > renewBefore {
-			err = errors.Join(err, j.instances.NoteCertificate(ctx, i.Account, i.ID, e, leaf.NotAfter))
+		if parseErr == nil && leaf.NotAfter.Sub(w.Now()) > renewBefore {
+			err = errors.Join(err, w.Instances.NoteCertificate(ctx, i.Account, i.ID, e, leaf.NotAfter))
 			continue
 		}
-		if j.dedicated == nil {
+		if w.Certificate == nil {
 			return errors.New("KMIP_DEDICATED_ENDPOINTS is not set: a server certificate can't be signed again")
 		}
-		der, notAfter, signErr := j.dedicated.certificate(e.HostName)
+		der, notAfter, signErr := w.Certificate(e.HostName)
 		if signErr != nil {
 			return signErr
 		}
-		j.log.InfoContext(ctx, "server certificate renewed", "tenant", i.ID, "host_name", e.HostName, "not_after", notAfter)
-		err = errors.Join(err, j.instances.RenewCertificate(ctx, i.Account, i.ID, e, der, notAfter))
+		w.Log.InfoContext(ctx, "server certificate renewed", "tenant", i.ID, "host_name", e.HostName, "not_after", notAfter)
+		err = errors.Join(err, w.Instances.RenewCertificate(ctx, i.Account, i.ID, e, der, notAfter))
 	}
 	return err
 }
 
 // removeReplaced removes client certificates that nobody uses since vCenter has
 // their successors.
-func (j *jobs) removeReplaced(ctx context.Context, job pg.RemoveReplaced) error {
-	removed, err := j.instances.RemoveReplaced(ctx, job.Account, job.Instance)
+func (w *Worker) removeReplaced(ctx context.Context, job pg.RemoveReplaced) error {
+	removed, err := w.Instances.RemoveReplaced(ctx, job.Account, job.Instance)
 	if errors.Is(err, pg.ErrNotFound) || errors.Is(err, pg.ErrRemoved) {
 		return nil
 	}
 	for _, c := range removed {
-		j.log.InfoContext(ctx, "replaced client certificate removed", "tenant", job.Instance, "client_certificate_id", c.ID, "replaced_by", c.ReplacedBy)
+		w.Log.InfoContext(ctx, "replaced client certificate removed", "tenant", job.Instance, "client_certificate_id", c.ID, "replaced_by", c.ReplacedBy)
 	}
 	return err
 }
