@@ -22,6 +22,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/services/control/access"
+	"github.com/kmip-for-vmware/kmip/services/control/events"
 	"github.com/kmip-for-vmware/kmip/services/control/jobs"
 )
 
@@ -59,14 +60,14 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 	}
 	reg := obs.NewRegistry()
 	instances := pg.NewInstances(c.pool)
-	events := &recorder{
-		region: config.Region, sink: config.Events, instances: instances, now: time.Now,
-		failed: func(ctx context.Context, err error) {
+	recorder := &events.Recorder{
+		Region: config.Region, Sink: config.Events, Instances: instances, Now: time.Now,
+		Failed: func(ctx context.Context, err error) {
 			log.ErrorContext(ctx, "an event could not be recorded", "error", err)
 		},
 	}
-	if events.sink == nil {
-		events.sink = func(audit.Event) error { return nil }
+	if recorder.Sink == nil {
+		recorder.Sink = func(audit.Event) error { return nil }
 	}
 	ledger := pg.NewLedger(c.pool)
 	h := &handlers{
@@ -76,7 +77,7 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 		roles: access.New(access.Config{Policies: p.cloud.Policies, Region: config.Region, Now: time.Now}),
 	}
 	c.api = newAPI(h, observe(log, newRequestSeconds(reg)),
-		&gate{verify: verifier.Verify, authorize: h.authorize, limits: newLimits(time.Now), once: instances.Once, witness: events.record})
+		&gate{verify: verifier.Verify, authorize: h.authorize, limits: newLimits(time.Now), once: instances.Once, witness: recorder.Record})
 	c.queue = pg.NewJobs(c.pool, config.CheckInterval, log)
 	worker := &jobs.Worker{
 		Instances: instances, Ledger: ledger, Open: p.manager.reach, CheckDeadline: checkDeadline, Now: time.Now, Log: log,

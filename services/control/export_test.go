@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/go-chi/chi/v5"
+
+	"github.com/kmip-for-vmware/kmip/services/control/events"
 )
 
 // Routes returns what the customer listener routes besides its document,
@@ -37,7 +39,7 @@ func TableRoutes() []string {
 func Action(route string) string { return routes[route].action }
 
 // EventRoutes returns the routes whose calls have a name in the record, sorted.
-func EventRoutes() []string { return slices.Sorted(maps.Keys(events)) }
+func EventRoutes() []string { return slices.Sorted(maps.Keys(events.Names)) }
 
 // AdminRoutes returns what the admin listener routes besides its document,
 // sorted.

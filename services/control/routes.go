@@ -15,6 +15,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/services/control/access"
+	"github.com/kmip-for-vmware/kmip/services/control/events"
 	"github.com/kmip-for-vmware/kmip/services/control/server"
 )
 
@@ -131,7 +132,7 @@ type gate struct {
 	limits    *limits
 	once      once
 	// witness is told of each call whose caller is known; nil: nobody is.
-	witness witness
+	witness func(events.Call)
 }
 
 // guard holds every request to its route's entry in the table.
