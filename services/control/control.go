@@ -24,6 +24,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/services/control/access"
 	"github.com/kmip-for-vmware/kmip/services/control/events"
 	"github.com/kmip-for-vmware/kmip/services/control/jobs"
+	"github.com/kmip-for-vmware/kmip/services/control/limits"
 )
 
 // Control is a control plane that listens; Run makes it answer.
@@ -77,7 +78,7 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 		roles: access.New(access.Config{Policies: p.cloud.Policies, Region: config.Region, Now: time.Now}),
 	}
 	c.api = newAPI(h, observe(log, newRequestSeconds(reg)),
-		&gate{verify: verifier.Verify, authorize: h.authorize, limits: newLimits(time.Now), once: instances.Once, witness: recorder.Record})
+		&gate{verify: verifier.Verify, authorize: h.authorize, limits: limits.New(time.Now), once: instances.Once, witness: recorder.Record})
 	c.queue = pg.NewJobs(c.pool, config.CheckInterval, log)
 	worker := &jobs.Worker{
 		Instances: instances, Ledger: ledger, Open: p.manager.reach, CheckDeadline: checkDeadline, Now: time.Now, Log: log,

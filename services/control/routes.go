@@ -16,6 +16,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/services/control/access"
 	"github.com/kmip-for-vmware/kmip/services/control/events"
+	"github.com/kmip-for-vmware/kmip/services/control/limits"
 	"github.com/kmip-for-vmware/kmip/services/control/server"
 )
 
@@ -129,7 +130,7 @@ func document(text string) http.HandlerFunc {
 type gate struct {
 	verify    Verify
 	authorize func(ctx context.Context, action, instance string) error
-	limits    *limits
+	limits    *limits.Accounts
 	once      once
 	// witness is told of each call whose caller is known; nil: nobody is.
 	witness func(events.Call)
@@ -165,7 +166,7 @@ func (g *gate) admit(w http.ResponseWriter, r *http.Request, rt route) ([]byte, 
 	if err := authenticate(r, rt.action, g.verify); err != nil {
 		return nil, err
 	}
-	if err := g.limits.take(w, exchangeOf(r.Context()).caller.Account, max(rt.cost, 1)); err != nil {
+	if err := g.limits.Take(w, exchangeOf(r.Context()).caller.Account, max(rt.cost, 1)); err != nil {
 		return nil, err
 	}
 	if rt.action != "" {
