@@ -3,6 +3,7 @@ package pg
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -27,6 +28,8 @@ type document struct {
 	// In DER by host name; absent for tenants without names of their own.
 	ServerCertificates map[string][]byte `json:"server_certificates"`
 	Clients            []clientDocument  `json:"clients"`
+	// Absent for tenants whose clients need none.
+	Credential *credentialDocument `json:"credential"`
 	// Absent for tenants that have revoked and destroyed nothing.
 	Withheld    []string            `json:"withheld"`
 	WithheldAll bool                `json:"withheld_all"`
@@ -48,6 +51,11 @@ func (k keyManagerDocument) decode() (tenant.KeyManager, error) {
 		return tenant.KeyManager{}, fmt.Errorf("key manager type %q is not known to this version", k.Type)
 	}
 	return tenant.KeyManager(k), nil
+}
+
+type credentialDocument struct {
+	UserName string `json:"user_name"`
+	Digest   []byte `json:"digest"`
 }
 
 type clientDocument struct {
@@ -87,6 +95,12 @@ func decodeTenant(id tenant.ID, text []byte) (tenant.Tenant, error) {
 			return tenant.Tenant{}, fmt.Errorf("client certificate %s: fingerprint is too short", c.ID)
 		}
 		t.Clients = append(t.Clients, client)
+	}
+	if d.Credential != nil {
+		t.Credential = &tenant.Credential{UserName: d.Credential.UserName}
+		if copy(t.Credential.Digest[:], d.Credential.Digest) != len(t.Credential.Digest) {
+			return tenant.Tenant{}, errors.New("credential: the digest is too short")
+		}
 	}
 	if d.KeyManager != nil {
 		k, err := d.KeyManager.decode()

@@ -67,6 +67,9 @@ type Instance struct {
 	Revision  int64 // of its newest change that nodes have to know
 	// RestorableUntil is zero unless the instance is deleted.
 	RestorableUntil time.Time
+	// UserName is the one of the credential that its KMIP clients have to send;
+	// empty if they need none.
+	UserName string
 	// KeyManager is nil until there is one.
 	KeyManager *tenant.KeyManager
 }
@@ -171,6 +174,21 @@ func (s *Instances) Rename(ctx context.Context, account string, id tenant.ID, na
 			return false, ErrRemoved
 		}
 		return true, q.RenameInstance(ctx, queries.RenameInstanceParams{Account: account, ID: string(id), Name: name})
+	})
+}
+
+// SetCredential makes an instance's KMIP clients send a credential from now on,
+// or none if c is nil. It returns ErrRemoved.
+func (s *Instances) SetCredential(ctx context.Context, account string, id tenant.ID, c *tenant.Credential) (Instance, error) {
+	return s.edit(ctx, account, id, nil, func(q *queries.Queries, before Instance) (bool, error) {
+		if before.Status == Removing {
+			return false, ErrRemoved
+		}
+		params := queries.SetCredentialParams{Account: account, ID: string(id)}
+		if c != nil {
+			params.UserName, params.Digest = &c.UserName, c.Digest[:]
+		}
+		return true, q.SetCredential(ctx, params)
 	})
 }
 
@@ -390,6 +408,9 @@ func instanceOf(row queries.ListInstancesRow) Instance {
 	i := Instance{
 		ID: tenant.ID(row.ID), Account: row.Account, Name: row.Name, Region: row.Region, Status: Status(row.Status),
 		Shared: row.Shared, Suspended: row.Suspended, CreatedBy: row.CreatedBy, CreatedAt: row.CreatedAt, UpdatedAt: row.UpdatedAt, Revision: row.Revision,
+	}
+	if row.KmipUserName != nil {
+		i.UserName = *row.KmipUserName
 	}
 	if row.DeletedAt != nil {
 		i.RestorableUntil = row.DeletedAt.Add(restorable)

@@ -6,6 +6,7 @@ package tenant
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/hex"
 	"slices"
 	"time"
@@ -68,6 +69,35 @@ func (k KeyManager) Equal(o KeyManager) bool {
 // APIKeyPurpose is the sealing purpose of tenants' API keys.
 const APIKeyPurpose = "tenant-api-key" //nolint:gosec // a purpose, not a credential
 
+// Credential is the user name and password that a tenant's clients have to send
+// besides showing their certificate (KMIP 1.4, 2.1.2).
+type Credential struct {
+	UserName string
+	// Digest is the SHA-256 of user name, a zero byte and password. That is
+	// enough for passwords that are random: nobody chooses them.
+	Digest [sha256.Size]byte
+}
+
+// NewCredential returns the credential with a user name and a random password.
+func NewCredential(userName string, password []byte) Credential {
+	return Credential{userName, digestOf([]byte(userName), password)}
+}
+
+// Is reports whether a client has sent the credential.
+func (c *Credential) Is(userName, password []byte) bool {
+	digest := digestOf(userName, password)
+	return subtle.ConstantTimeCompare(digest[:], c.Digest[:]) == 1
+}
+
+func digestOf(userName, password []byte) (digest [sha256.Size]byte) {
+	h := sha256.New()
+	h.Write(userName)
+	h.Write([]byte{0})
+	h.Write(password)
+	h.Sum(digest[:0])
+	return digest
+}
+
 // Client is one client certificate of a tenant.
 type Client struct {
 	ID          string // UUID of the certificate's record
@@ -89,6 +119,8 @@ type Tenant struct {
 	// without one is shown the shared leaf.
 	ServerCertificates map[string][]byte
 	Clients            []Client
+	// Credential is nil unless clients have to send one.
+	Credential *Credential
 	// KeyManager is nil until the customer has configured one.
 	KeyManager *KeyManager
 	// Former are the settings before KeyManager that some keys still need,

@@ -8,7 +8,7 @@ VALUES (@id, @account, @name, @region, @status, @suspended, @shared, @created_by
 -- name: ListInstances :many
 -- A page of an account's instances behind the one with an id, the oldest first. Deleted ones are among
 -- them if they are asked for and can be restored.
-SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at, i.deleted_at, i.revision,
+SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at, i.deleted_at, i.revision, i.kmip_user_name,
     k.type, k.instance_crn, k.key_ring, k.root_key_id, k.sealed_api_key
 FROM instances i
 LEFT JOIN key_managers k ON k.instance_id = i.id
@@ -32,6 +32,10 @@ WHERE account = @account AND id = @id AND (deleted_at IS NULL OR deleted_at > no
 
 -- name: RenameInstance :exec
 UPDATE instances SET name = @name, updated_at = now() WHERE account = @account AND id = @id;
+
+-- name: SetCredential :exec
+UPDATE instances SET kmip_user_name = sqlc.narg(user_name), kmip_credential_digest = sqlc.narg(digest), updated_at = now()
+WHERE account = @account AND id = @id;
 
 -- name: DeleteInstance :exec
 UPDATE instances SET status = 'removing', deleted_at = now(), updated_at = now() WHERE account = @account AND id = @id;

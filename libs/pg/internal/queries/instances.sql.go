@@ -136,7 +136,7 @@ func (q *Queries) ListEndpoints(ctx context.Context, instanceID string) ([]ListE
 }
 
 const listInstances = `-- name: ListInstances :many
-SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at, i.deleted_at, i.revision,
+SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at, i.deleted_at, i.revision, i.kmip_user_name,
     k.type, k.instance_crn, k.key_ring, k.root_key_id, k.sealed_api_key
 FROM instances i
 LEFT JOIN key_managers k ON k.instance_id = i.id
@@ -172,6 +172,7 @@ type ListInstancesRow struct {
 	UpdatedAt    time.Time
 	DeletedAt    *time.Time
 	Revision     int64
+	KmipUserName *string
 	Type         *string
 	InstanceCrn  *string
 	KeyRing      *string
@@ -211,6 +212,7 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 			&i.UpdatedAt,
 			&i.DeletedAt,
 			&i.Revision,
+			&i.KmipUserName,
 			&i.Type,
 			&i.InstanceCrn,
 			&i.KeyRing,
@@ -324,6 +326,28 @@ SELECT set_config('kmip.account', $1::text, true)
 
 func (q *Queries) SetAccount(ctx context.Context, account string) error {
 	_, err := q.db.Exec(ctx, setAccount, account)
+	return err
+}
+
+const setCredential = `-- name: SetCredential :exec
+UPDATE instances SET kmip_user_name = $1, kmip_credential_digest = $2, updated_at = now()
+WHERE account = $3 AND id = $4
+`
+
+type SetCredentialParams struct {
+	UserName *string
+	Digest   []byte
+	Account  string
+	ID       string
+}
+
+func (q *Queries) SetCredential(ctx context.Context, arg SetCredentialParams) error {
+	_, err := q.db.Exec(ctx, setCredential,
+		arg.UserName,
+		arg.Digest,
+		arg.Account,
+		arg.ID,
+	)
 	return err
 }
 
