@@ -73,7 +73,7 @@ func newPlayer(t testing.TB) Player {
 		Now:  now,
 		Pass: func(d time.Duration) { clock = clock.Add(d) },
 		Send: func(request []byte) ([]byte, bool, error) {
-			response := r.Respond(t.Context(), one, request)
+			response := r.Respond(t.Context(), one, &wire.Session{}, request)
 			return response.Frame.Reveal(), response.Close, nil
 		},
 	}

@@ -24,6 +24,7 @@ type bench struct {
 	objects *enginetest.Ledger
 	keys    *enginetest.Vault
 	tenant  *tenant.Tenant
+	session wire.Session
 }
 
 func newBench() *bench {
@@ -122,7 +123,7 @@ type answerItem struct {
 // send responds to a request and checks what holds of every response.
 func (b *bench) send(t testing.TB, request []byte) (answer, wire.Response) {
 	t.Helper()
-	r := b.Respond(t.Context(), b.tenant, request)
+	r := b.Respond(t.Context(), b.tenant, &b.session, request)
 	return decode(t, r), r
 }
 

@@ -18,7 +18,7 @@ import (
 // survive responds to bytes of any kind and checks the answer's shape.
 func survive(t testing.TB, b *bench, request []byte) wire.Response {
 	t.Helper()
-	r := b.Respond(t.Context(), b.tenant, request)
+	r := b.Respond(t.Context(), b.tenant, &b.session, request)
 	if a := decode(t, r); len(a.BatchItem) == 0 {
 		t.Fatal("an answer without items")
 	}

@@ -15,6 +15,7 @@ type request struct {
 	goOn        bool           // Batch Error Continuation Option is Continue
 	count       int32          // Batch Count
 	items       message.Cursor // what follows the header
+	credential  presented
 }
 
 // parse reads a request's header and counts its batch items. An error means
@@ -47,9 +48,8 @@ func (q *request) parse(frame []byte) error {
 // parseHeader reads a Request Header (KMIP 1.4, 7.2). The version is judged
 // before the other fields: of another major version, we don't know them.
 //
-// Fields that are read but not heeded: the client certificate is the identity,
-// so credentials decide nothing; items run in order and at once, whatever order
-// and asynchrony are allowed; clients' clocks may be wrong.
+// Fields that are read but not heeded: items run in order and at once, whatever
+// order and asynchrony are allowed; clients' clocks may be wrong.
 func (q *request) parseHeader(c message.Cursor) error {
 	f := fields{repeatable: kmip14.TagAttestationType}
 	if f.open(c); !f.next() || f.Tag() != kmip14.TagProtocolVersion {
@@ -74,7 +74,7 @@ func (q *request) parseHeader(c message.Cursor) error {
 		case kmip14.TagAsynchronousIndicator, kmip14.TagAttestationCapableIndicator, kmip14.TagBatchOrderOption:
 			_, f.err = f.Bool()
 		case kmip14.TagAuthentication:
-			_, f.err = f.Children()
+			f.err = q.credential.parseAuthentication(f.Cursor)
 		case kmip14.TagTimeStamp:
 			_, f.err = f.Time()
 		case kmip14.TagAttestationType:

@@ -15,6 +15,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
+	"github.com/kmip-for-vmware/kmip/libs/wire"
 )
 
 // TestVSphereEncryptsAVM goes through what vCenter sends for a first VM.
@@ -140,7 +141,7 @@ func TestFailuresOfTheKeyManager(t *testing.T) {
 	b := newBench()
 	id := b.create(t)
 	other := &tenant.Tenant{ID: enginetest.NewTenantID()}
-	foreign := decode(t, b.Respond(t.Context(), other, single(kmip14.OperationGet, uid(id)))).BatchItem[0]
+	foreign := decode(t, b.Respond(t.Context(), other, &wire.Session{}, single(kmip14.OperationGet, uid(id)))).BatchItem[0]
 	unknown := b.one(t, single(kmip14.OperationGet, uid("no-such-key")))
 	wantReason(t, "another tenant's key", foreign, kmip14.ResultReasonItemNotFound)
 	if foreign.ResultMessage != unknown.ResultMessage {

@@ -1,7 +1,8 @@
 // Package wire is the fence between KMIP on the wire and the engine: a
 // request's bytes go in, a response's bytes come out, and every failure that
 // the engine can name gets its result reason here. It speaks KMIP 1.0 to 1.4
-// in TTLV (KMIP 1.4, section 9.1) and keeps no state between requests.
+// in TTLV (KMIP 1.4, section 9.1) and keeps no state between requests but what
+// a Session remembers of the credential.
 //
 // One request goes through three steps: parse checks the frame and reads its
 // header; run decodes one batch item after the other, carries it out through
@@ -66,15 +67,20 @@ type Item struct {
 	Err       error         // nil for success; for the log alone
 }
 
-// Respond carries out a request of a tenant that has been admitted. The
-// request is one frame as message.Read returns it. Panics are not recovered.
-func (r *Responder) Respond(ctx context.Context, t *tenant.Tenant, frame []byte) Response {
+// Respond carries out a request of a tenant that has been admitted; s is its
+// connection's. The request is one frame as message.Read returns it. Panics are
+// not recovered.
+func (r *Responder) Respond(ctx context.Context, t *tenant.Tenant, s *Session, frame []byte) Response {
 	var q request
-	if err := q.parse(frame); err != nil {
+	err := q.parse(frame)
+	if err == nil {
+		err = s.prove(t.Credential, &q.credential)
+	}
+	if err != nil {
 		return r.refuse(&q, err)
 	}
 	b := batch{
-		responder: r, tenant: t, operations: operations[:],
+		responder: r, tenant: t, session: s, operations: operations[:],
 		version: q.version.answered(), decoding: q.decoding,
 	}
 	b.answer.open(b.version)
@@ -136,6 +142,7 @@ type batch struct {
 	decoding
 	responder  *Responder
 	tenant     *tenant.Tenant
+	session    *Session
 	operations []operation
 	version    version // of the answer
 	answer     answer
@@ -163,6 +170,9 @@ func (b *batch) execute(ctx context.Context, it *batchItem) error {
 	operation := built(it.operation)
 	if operation == nil {
 		return fault.Newf(fault.Unsupported, "The operation %v is not supported.", it.operation)
+	}
+	if err := b.session.allows(b.tenant.Credential, it.operation); err != nil {
+		return err
 	}
 	return operation.run(b, ctx, it.payload)
 }

@@ -326,9 +326,9 @@ type respondFunc struct {
 	before func(context.Context)
 }
 
-func (f respondFunc) Respond(ctx context.Context, t *tenant.Tenant, request []byte) wire.Response {
+func (f respondFunc) Respond(ctx context.Context, t *tenant.Tenant, s *wire.Session, request []byte) wire.Response {
 	f.before(ctx)
-	return f.responder.Respond(ctx, t, request)
+	return f.responder.Respond(ctx, t, s, request)
 }
 
 // held lets tests stop one request in the middle.

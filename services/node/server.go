@@ -25,7 +25,7 @@ import (
 
 // responder carries out one KMIP request; wire.Responder in the program.
 type responder interface {
-	Respond(ctx context.Context, t *tenant.Tenant, request []byte) wire.Response
+	Respond(ctx context.Context, t *tenant.Tenant, s *wire.Session, request []byte) wire.Response
 	Refuse(request []byte, err error) wire.Response
 }
 

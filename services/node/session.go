@@ -29,6 +29,9 @@ type session struct {
 	address netip.Addr // of the client
 	source  netip.Addr // that is charged until the connection is admitted
 
+	// credential is what the connection's requests have sent.
+	credential wire.Session
+
 	// first tells how the wait for a request's first byte ended.
 	first chan error
 
@@ -298,7 +301,7 @@ func (x *session) carryOut(ctx context.Context, t *tenant.Tenant, request []byte
 		return x.server.responder.Refuse(request, errBusy)
 	}
 	defer done()
-	return x.server.responder.Respond(ctx, t, request)
+	return x.server.responder.Respond(ctx, t, &x.credential, request)
 }
 
 // write sends an answer and wipes it.

@@ -52,6 +52,8 @@ type Config struct {
 	Certificate *tls.Certificate
 	// LocalAddress is the source address; the zero value leaves it to the system.
 	LocalAddress netip.Addr
+	// Credential is sent as vCenter sends it; nil: none is.
+	Credential *Credential
 	// Version stands in every request's header; the zero value means 1.1.
 	Version Version
 	// MaxResponse is the longest answer read, in bytes; zero means
@@ -61,11 +63,15 @@ type Config struct {
 	TLSMax uint16
 }
 
+// Credential is KMIP's Username and Password (KMIP 1.4, 2.1.2).
+type Credential struct{ UserName, Password string }
+
 // Conn is a connection to a key server. It is not safe for concurrent use: a
 // KMIP connection carries one request at a time.
 type Conn struct {
 	tls         *tls.Conn
 	version     Version
+	credential  *Credential
 	maxResponse int
 	greeted     bool  // a request has been sent
 	broken      error // why the connection is of no use
@@ -81,7 +87,7 @@ func Dial(ctx context.Context, cfg Config) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{tls: conn, version: cfg.Version, maxResponse: cfg.MaxResponse}
+	c := &Conn{tls: conn, version: cfg.Version, credential: cfg.Credential, maxResponse: cfg.MaxResponse}
 	if c.version == (Version{}) {
 		c.version = Version{Major: 1, Minor: 1}
 	}
@@ -175,6 +181,9 @@ func (c *Conn) Do(ctx context.Context, items ...Item) ([]Result, error) {
 	}
 	asked := request{version: c.version, items: items}
 	asked.identified = c.greeted || len(items) != 1 || items[0].Operation != OperationDiscoverVersions
+	if sent(items) {
+		asked.credential = c.credential
+	}
 	frame, err := asked.encode()
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package client
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/gemalto/kmip-go/kmip14"
 	"github.com/gemalto/kmip-go/ttlv"
@@ -43,7 +44,8 @@ type Item struct {
 type request struct {
 	version    Version
 	items      []Item
-	identified bool // the items have batch item ids
+	credential *Credential // nil: none is sent
+	identified bool        // the items have batch item ids
 }
 
 // batchItemID numbers the items of one request, from 0, as vCenter's library
@@ -57,11 +59,12 @@ func batchItemID(n int) []byte {
 func (r request) encode() ([]byte, error) {
 	var w message.Writer
 	at := w.Begin(kmip14.TagRequestMessage)
-	header := kmip.Struct(
-		field(kmip14.TagProtocolVersion, protocolVersion(r.version)),
-		field(kmip14.TagBatchCount, kmip.Int(int32(len(r.items)))), //nolint:gosec // a batch is small
-	)
-	if err := w.Value(kmip14.TagRequestHeader, header); err != nil {
+	header := []kmip.Field{field(kmip14.TagProtocolVersion, protocolVersion(r.version))}
+	if r.credential != nil {
+		header = append(header, r.credential.authentication())
+	}
+	header = append(header, field(kmip14.TagBatchCount, kmip.Int(int32(len(r.items))))) //nolint:gosec // a batch is small
+	if err := w.Value(kmip14.TagRequestHeader, kmip.Struct(header...)); err != nil {
 		return nil, err
 	}
 	for n, item := range r.items {
@@ -77,6 +80,26 @@ func (r request) encode() ([]byte, error) {
 	}
 	w.End(at)
 	return w.Frame(), nil
+}
+
+// authentication is the field Authentication (KMIP 1.4, 6.6).
+func (c *Credential) authentication() kmip.Field {
+	return field(kmip14.TagAuthentication, kmip.Struct(field(kmip14.TagCredential, kmip.Struct(
+		field(kmip14.TagCredentialType, kmip.Enum(uint32(kmip14.CredentialTypeUsernameAndPassword))),
+		field(kmip14.TagCredentialValue, kmip.Struct(
+			field(kmip14.TagUsername, kmip.Text(c.UserName)), field(kmip14.TagPassword, kmip.Text(c.Password))))))))
+}
+
+// sent reports whether vCenter sends a credential with items (vCenter 8.0.1).
+func sent(items []Item) bool {
+	return slices.ContainsFunc(items, func(i Item) bool {
+		switch i.Operation {
+		case OperationDiscoverVersions, OperationQuery, OperationGetAttributes, OperationAddAttribute:
+			return false
+		default:
+			return true
+		}
+	})
 }
 
 func field(tag ttlv.Tag, v kmip.Value) kmip.Field { return kmip.Field{Tag: uint32(tag), Value: v} }
