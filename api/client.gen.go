@@ -629,6 +629,9 @@ type Instance struct {
 	// KeyManager The root key in use.
 	KeyManager *KeyManager `json:"key_manager,omitempty"`
 
+	// KmipUserName The user name that its KMIP clients have to send, with a password. Absent when they need none.
+	KmipUserName *KMIPUserName `json:"kmip_user_name,omitempty"`
+
 	// Name Letters, digits, spaces, dots, hyphens and underscores; begins and ends with a letter or digit.
 	//
 	// Example: vsphere-dallas
@@ -768,6 +771,32 @@ type IssuedClientCertificate struct {
 	// ReplacedBy Id of the certificate that replaces this one. Absent without one.
 	ReplacedBy *Identifier `json:"replaced_by,omitempty"`
 }
+
+// KMIPCredential A user name and password for KMIP.
+type KMIPCredential struct {
+	// Password The password.
+	//
+	// Example: 7d0c4b6f1e2a59830c1b2a3948576675
+	Password string `json:"password"`
+
+	// UserName A user name for KMIP.
+	//
+	// Example: vcenter-1
+	UserName KMIPUserName `json:"user_name"`
+}
+
+// KMIPCredentialPrototype Who a password for KMIP is for.
+type KMIPCredentialPrototype struct {
+	// UserName A user name for KMIP.
+	//
+	// Example: vcenter-1
+	UserName KMIPUserName `json:"user_name"`
+}
+
+// KMIPUserName A user name for KMIP.
+//
+// Example: vcenter-1
+type KMIPUserName = string
 
 // KeyCount The keys of an instance, by what protects them.
 type KeyCount struct {
@@ -1386,6 +1415,9 @@ type RotateInstanceClientCertificateJSONRequestBody = ClientCertificatePrototype
 // ReplaceInstanceKeyManagerJSONRequestBody defines body for ReplaceInstanceKeyManager for application/json ContentType.
 type ReplaceInstanceKeyManagerJSONRequestBody = KeyManagerPrototype
 
+// ReplaceInstanceKmipCredentialJSONRequestBody defines body for ReplaceInstanceKmipCredential for application/json ContentType.
+type ReplaceInstanceKmipCredentialJSONRequestBody = KMIPCredentialPrototype
+
 // CreateInstanceServiceAuthorizationJSONRequestBody defines body for CreateInstanceServiceAuthorization for application/json ContentType.
 type CreateInstanceServiceAuthorizationJSONRequestBody = ServiceAuthorizationPrototype
 
@@ -1651,6 +1683,31 @@ type ClientInterface interface {
 	//
 	// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceInstanceKeyManager` operationId).
 	ReplaceInstanceKeyManager(ctx context.Context, id InstanceID, body ReplaceInstanceKeyManagerJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteInstanceKmipCredential Ask KMIP clients for no password
+	//
+	// The client certificate alone counts from now on. Deleting what is not there changes nothing. Action `vmware-solutions.instances.update`.
+	//
+	// Corresponds with DELETE /v1/instances/{id}/kmip_credential (the `DeleteInstanceKmipCredential` operationId).
+	DeleteInstanceKmipCredential(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReplaceInstanceKmipCredentialWithBody Make a password for KMIP
+	//
+	// From now on the instance's KMIP clients have to send this user name and the password of the answer besides showing their certificate; a password that was made before no longer counts. vCenter sends them once they are entered in its key provider. Discover Versions, Query, Get Attributes and Add Attribute are answered without, since vCenter does not send them there. Action `vmware-solutions.instances.update`.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/instances/{id}/kmip_credential (the `ReplaceInstanceKmipCredential` operationId).
+	ReplaceInstanceKmipCredentialWithBody(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReplaceInstanceKmipCredential Make a password for KMIP
+	//
+	// From now on the instance's KMIP clients have to send this user name and the password of the answer besides showing their certificate; a password that was made before no longer counts. vCenter sends them once they are entered in its key provider. Discover Versions, Query, Get Attributes and Add Attribute are answered without, since vCenter does not send them there. Action `vmware-solutions.instances.update`.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /v1/instances/{id}/kmip_credential (the `ReplaceInstanceKmipCredential` operationId).
+	ReplaceInstanceKmipCredential(ctx context.Context, id InstanceID, body ReplaceInstanceKmipCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListInstanceRefusals List clients that were turned away
 	//
@@ -2129,6 +2186,61 @@ func (c *Client) ReplaceInstanceKeyManagerWithBody(ctx context.Context, id Insta
 // Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceInstanceKeyManager` operationId).
 func (c *Client) ReplaceInstanceKeyManager(ctx context.Context, id InstanceID, body ReplaceInstanceKeyManagerJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewReplaceInstanceKeyManagerRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteInstanceKmipCredential Ask KMIP clients for no password
+//
+// The client certificate alone counts from now on. Deleting what is not there changes nothing. Action `vmware-solutions.instances.update`.
+//
+// Corresponds with DELETE /v1/instances/{id}/kmip_credential (the `DeleteInstanceKmipCredential` operationId).
+func (c *Client) DeleteInstanceKmipCredential(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteInstanceKmipCredentialRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReplaceInstanceKmipCredentialWithBody Make a password for KMIP
+//
+// From now on the instance's KMIP clients have to send this user name and the password of the answer besides showing their certificate; a password that was made before no longer counts. vCenter sends them once they are entered in its key provider. Discover Versions, Query, Get Attributes and Add Attribute are answered without, since vCenter does not send them there. Action `vmware-solutions.instances.update`.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/instances/{id}/kmip_credential (the `ReplaceInstanceKmipCredential` operationId).
+func (c *Client) ReplaceInstanceKmipCredentialWithBody(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplaceInstanceKmipCredentialRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReplaceInstanceKmipCredential Make a password for KMIP
+//
+// From now on the instance's KMIP clients have to send this user name and the password of the answer besides showing their certificate; a password that was made before no longer counts. vCenter sends them once they are entered in its key provider. Discover Versions, Query, Get Attributes and Add Attribute are answered without, since vCenter does not send them there. Action `vmware-solutions.instances.update`.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /v1/instances/{id}/kmip_credential (the `ReplaceInstanceKmipCredential` operationId).
+func (c *Client) ReplaceInstanceKmipCredential(ctx context.Context, id InstanceID, body ReplaceInstanceKmipCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplaceInstanceKmipCredentialRequest(c.Server, id, body)
 	if err != nil {
 		return nil, err
 	}
@@ -3128,6 +3240,87 @@ func NewReplaceInstanceKeyManagerRequestWithBody(server string, id InstanceID, c
 	return req, nil
 }
 
+// NewDeleteInstanceKmipCredentialRequest constructs an http.Request for the DeleteInstanceKmipCredential method
+func NewDeleteInstanceKmipCredentialRequest(server string, id InstanceID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/instances/%s/kmip_credential", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewReplaceInstanceKmipCredentialRequest calls the generic ReplaceInstanceKmipCredential builder with application/json body
+func NewReplaceInstanceKmipCredentialRequest(server string, id InstanceID, body ReplaceInstanceKmipCredentialJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewReplaceInstanceKmipCredentialRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewReplaceInstanceKmipCredentialRequestWithBody constructs an http.Request for the ReplaceInstanceKmipCredential method, with any body, and a specified content type
+func NewReplaceInstanceKmipCredentialRequestWithBody(server string, id InstanceID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/instances/%s/kmip_credential", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewListInstanceRefusalsRequest constructs an http.Request for the ListInstanceRefusals method
 func NewListInstanceRefusalsRequest(server string, id InstanceID) (*http.Request, error) {
 	var err error
@@ -3747,6 +3940,33 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PUT /v1/instances/{id}/key_manager (the `ReplaceInstanceKeyManager` operationId).
 	ReplaceInstanceKeyManagerWithResponse(ctx context.Context, id InstanceID, body ReplaceInstanceKeyManagerJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplaceInstanceKeyManagerResponse, error)
+
+	// DeleteInstanceKmipCredentialWithResponse Ask KMIP clients for no password
+	//
+	// The client certificate alone counts from now on. Deleting what is not there changes nothing. Action `vmware-solutions.instances.update`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/instances/{id}/kmip_credential (the `DeleteInstanceKmipCredential` operationId).
+	DeleteInstanceKmipCredentialWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*DeleteInstanceKmipCredentialResponse, error)
+
+	// ReplaceInstanceKmipCredentialWithBodyWithResponse Make a password for KMIP
+	//
+	// From now on the instance's KMIP clients have to send this user name and the password of the answer besides showing their certificate; a password that was made before no longer counts. vCenter sends them once they are entered in its key provider. Discover Versions, Query, Get Attributes and Add Attribute are answered without, since vCenter does not send them there. Action `vmware-solutions.instances.update`.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/instances/{id}/kmip_credential (the `ReplaceInstanceKmipCredential` operationId).
+	ReplaceInstanceKmipCredentialWithBodyWithResponse(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReplaceInstanceKmipCredentialResponse, error)
+
+	// ReplaceInstanceKmipCredentialWithResponse Make a password for KMIP
+	//
+	// From now on the instance's KMIP clients have to send this user name and the password of the answer besides showing their certificate; a password that was made before no longer counts. vCenter sends them once they are entered in its key provider. Discover Versions, Query, Get Attributes and Add Attribute are answered without, since vCenter does not send them there. Action `vmware-solutions.instances.update`.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/instances/{id}/kmip_credential (the `ReplaceInstanceKmipCredential` operationId).
+	ReplaceInstanceKmipCredentialWithResponse(ctx context.Context, id InstanceID, body ReplaceInstanceKmipCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplaceInstanceKmipCredentialResponse, error)
 
 	// ListInstanceRefusalsWithResponse List clients that were turned away
 	//
@@ -5698,6 +5918,221 @@ func (r ReplaceInstanceKeyManagerResponse) ContentType() string {
 	return ""
 }
 
+// DeleteInstanceKmipCredentialResponse401Headers the declared response headers of an HTTP 401 response for DeleteInstanceKmipCredential
+type DeleteInstanceKmipCredentialResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// DeleteInstanceKmipCredentialResponse429Headers the declared response headers of an HTTP 429 response for DeleteInstanceKmipCredential
+type DeleteInstanceKmipCredentialResponse429Headers struct {
+	RetryAfter int32
+}
+
+type DeleteInstanceKmipCredentialResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Conflict
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *DeleteInstanceKmipCredentialResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *DeleteInstanceKmipCredentialResponse429Headers
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r DeleteInstanceKmipCredentialResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r DeleteInstanceKmipCredentialResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r DeleteInstanceKmipCredentialResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r DeleteInstanceKmipCredentialResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r DeleteInstanceKmipCredentialResponse) GetJSON409() *Conflict {
+	return r.JSON409
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r DeleteInstanceKmipCredentialResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r DeleteInstanceKmipCredentialResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r DeleteInstanceKmipCredentialResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteInstanceKmipCredentialResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteInstanceKmipCredentialResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteInstanceKmipCredentialResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteInstanceKmipCredentialResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ReplaceInstanceKmipCredentialResponse401Headers the declared response headers of an HTTP 401 response for ReplaceInstanceKmipCredential
+type ReplaceInstanceKmipCredentialResponse401Headers struct {
+	WWWAuthenticate string
+}
+
+// ReplaceInstanceKmipCredentialResponse429Headers the declared response headers of an HTTP 429 response for ReplaceInstanceKmipCredential
+type ReplaceInstanceKmipCredentialResponse429Headers struct {
+	RetryAfter int32
+}
+
+type ReplaceInstanceKmipCredentialResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *KMIPCredential
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Forbidden
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Conflict
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *TooManyRequests
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *InternalError
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ReplaceInstanceKmipCredentialResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *ReplaceInstanceKmipCredentialResponse429Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ReplaceInstanceKmipCredentialResponse) GetJSON200() *KMIPCredential {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r ReplaceInstanceKmipCredentialResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r ReplaceInstanceKmipCredentialResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r ReplaceInstanceKmipCredentialResponse) GetJSON403() *Forbidden {
+	return r.JSON403
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r ReplaceInstanceKmipCredentialResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r ReplaceInstanceKmipCredentialResponse) GetJSON409() *Conflict {
+	return r.JSON409
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r ReplaceInstanceKmipCredentialResponse) GetJSON429() *TooManyRequests {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r ReplaceInstanceKmipCredentialResponse) GetJSON500() *InternalError {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r ReplaceInstanceKmipCredentialResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ReplaceInstanceKmipCredentialResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReplaceInstanceKmipCredentialResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReplaceInstanceKmipCredentialResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReplaceInstanceKmipCredentialResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListInstanceRefusalsResponse401Headers the declared response headers of an HTTP 401 response for ListInstanceRefusals
 type ListInstanceRefusalsResponse401Headers struct {
 	WWWAuthenticate string
@@ -6880,6 +7315,51 @@ func (c *ClientWithResponses) ReplaceInstanceKeyManagerWithResponse(ctx context.
 		return nil, err
 	}
 	return ParseReplaceInstanceKeyManagerResponse(rsp)
+}
+
+// DeleteInstanceKmipCredentialWithResponse Ask KMIP clients for no password
+//
+// The client certificate alone counts from now on. Deleting what is not there changes nothing. Action `vmware-solutions.instances.update`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/instances/{id}/kmip_credential (the `DeleteInstanceKmipCredential` operationId).
+func (c *ClientWithResponses) DeleteInstanceKmipCredentialWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*DeleteInstanceKmipCredentialResponse, error) {
+	rsp, err := c.DeleteInstanceKmipCredential(ctx, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteInstanceKmipCredentialResponse(rsp)
+}
+
+// ReplaceInstanceKmipCredentialWithBodyWithResponse Make a password for KMIP
+//
+// From now on the instance's KMIP clients have to send this user name and the password of the answer besides showing their certificate; a password that was made before no longer counts. vCenter sends them once they are entered in its key provider. Discover Versions, Query, Get Attributes and Add Attribute are answered without, since vCenter does not send them there. Action `vmware-solutions.instances.update`.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/instances/{id}/kmip_credential (the `ReplaceInstanceKmipCredential` operationId).
+func (c *ClientWithResponses) ReplaceInstanceKmipCredentialWithBodyWithResponse(ctx context.Context, id InstanceID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ReplaceInstanceKmipCredentialResponse, error) {
+	rsp, err := c.ReplaceInstanceKmipCredentialWithBody(ctx, id, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReplaceInstanceKmipCredentialResponse(rsp)
+}
+
+// ReplaceInstanceKmipCredentialWithResponse Make a password for KMIP
+//
+// From now on the instance's KMIP clients have to send this user name and the password of the answer besides showing their certificate; a password that was made before no longer counts. vCenter sends them once they are entered in its key provider. Discover Versions, Query, Get Attributes and Add Attribute are answered without, since vCenter does not send them there. Action `vmware-solutions.instances.update`.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/instances/{id}/kmip_credential (the `ReplaceInstanceKmipCredential` operationId).
+func (c *ClientWithResponses) ReplaceInstanceKmipCredentialWithResponse(ctx context.Context, id InstanceID, body ReplaceInstanceKmipCredentialJSONRequestBody, reqEditors ...RequestEditorFn) (*ReplaceInstanceKmipCredentialResponse, error) {
+	rsp, err := c.ReplaceInstanceKmipCredential(ctx, id, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReplaceInstanceKmipCredentialResponse(rsp)
 }
 
 // ListInstanceRefusalsWithResponse List clients that were turned away
@@ -8815,6 +9295,212 @@ func ParseReplaceInstanceKeyManagerResponse(rsp *http.Response) (*ReplaceInstanc
 		response.Headers401 = &headers
 	case rsp.StatusCode == 429:
 		var headers ReplaceInstanceKeyManagerResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseDeleteInstanceKmipCredentialResponse parses an HTTP response from a DeleteInstanceKmipCredentialWithResponse call
+func ParseDeleteInstanceKmipCredentialResponse(rsp *http.Response) (*DeleteInstanceKmipCredentialResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteInstanceKmipCredentialResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers DeleteInstanceKmipCredentialResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers DeleteInstanceKmipCredentialResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int32
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.Headers429 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseReplaceInstanceKmipCredentialResponse parses an HTTP response from a ReplaceInstanceKmipCredentialWithResponse call
+func ParseReplaceInstanceKmipCredentialResponse(rsp *http.Response) (*ReplaceInstanceKmipCredentialResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReplaceInstanceKmipCredentialResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest KMIPCredential
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Forbidden
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Conflict
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest TooManyRequests
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest InternalError
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ReplaceInstanceKmipCredentialResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers ReplaceInstanceKmipCredentialResponse429Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int32
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int32"}); err != nil {

@@ -270,6 +270,9 @@ func instanceModel(i pg.Instance, nodes []pg.Node, conditions []api.Condition) a
 		until := timestamp(i.RestorableUntil)
 		model.RestorableUntil = &until
 	}
+	if i.UserName != "" {
+		model.KmipUserName = &i.UserName
+	}
 	if i.KeyManager != nil {
 		settings := keyManagerModel(*i.KeyManager)
 		model.KeyManager = &settings

@@ -42,6 +42,8 @@ var matrix = map[string]struct {
 	"PUT /v1/instances/{id}/key_manager":                                  {roles: administer, body: "{}"},
 	"GET /v1/instances/{id}/service_authorization":                        {roles: view},
 	"POST /v1/instances/{id}/service_authorization":                       {roles: administer, body: "{}"},
+	"PUT /v1/instances/{id}/kmip_credential":                              {roles: update, body: "{}"},
+	"DELETE /v1/instances/{id}/kmip_credential":                           {roles: update},
 	"GET /v1/instances/{id}/endpoints":                                    {roles: view},
 	"GET /v1/instances/{id}/events":                                       {roles: view},
 	"GET /v1/instances/{id}/refusals":                                     {roles: view},

@@ -61,6 +61,8 @@ var routes = map[string]route{
 	"GET /v1/key_managers/{guid}/root_keys":                          {action: access.ViewInstances, deadline: cloudDeadline, cost: checkCost},
 	"GET /v1/instances/{id}/service_authorization":                   {action: access.ViewInstances, deadline: cloudDeadline, query: []string{"key_manager_crn"}, cost: checkCost},
 	"POST /v1/instances/{id}/service_authorization":                  {action: access.UpdateAccount, deadline: cloudDeadline, maxBody: smallBody, body: bodyOf[api.ServiceAuthorizationPrototype], cost: checkCost},
+	"PUT /v1/instances/{id}/kmip_credential":                         {action: access.UpdateInstances, deadline: quick, maxBody: smallBody, body: bodyOf[api.KMIPCredentialPrototype]},
+	"DELETE /v1/instances/{id}/kmip_credential":                      {action: access.UpdateInstances, deadline: quick},
 	"GET /v1/instances/{id}/endpoints":                               {action: access.ViewInstances, deadline: quick},
 	"GET /v1/instances/{id}/refusals":                                {action: access.ViewInstances, deadline: quick},
 	"GET /v1/instances/{id}/events":                                  {action: access.ViewInstances, deadline: quick, query: []string{"start", "limit"}},

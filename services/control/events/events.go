@@ -33,6 +33,8 @@ var Names = map[string][2]string{
 	"POST /v1/instances/{id}/restore":                                     {"service", "restore"},
 	"GET /v1/instances/{id}/key_manager":                                  {"key-manager", "read"},
 	"PUT /v1/instances/{id}/key_manager":                                  {"key-manager", "update"},
+	"PUT /v1/instances/{id}/kmip_credential":                              {"kmip-credential", "update"},
+	"DELETE /v1/instances/{id}/kmip_credential":                           {"kmip-credential", "delete"},
 	"GET /v1/key_managers":                                                {"key-manager", "list"},
 	"GET /v1/key_managers/{guid}/root_keys":                               {"root-key", "list"},
 	"GET /v1/instances/{id}/service_authorization":                        {"service-authorization", "read"},
@@ -50,7 +52,7 @@ var Names = map[string][2]string{
 }
 
 // credentials are the objects whose changes change who may use keys.
-var credentials = map[string]bool{"key-manager": true, "client-certificate": true, "service-authorization": true}
+var credentials = map[string]bool{"key-manager": true, "client-certificate": true, "kmip-credential": true, "service-authorization": true}
 
 // maxAgent bounds what a caller may say of itself, in bytes.
 const maxAgent = 256

@@ -67,6 +67,12 @@ type ServerInterface interface {
 	// ReplaceInstanceKeyManager Connect an instance to its key manager
 	// (PUT /v1/instances/{id}/key_manager)
 	ReplaceInstanceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID)
+	// DeleteInstanceKmipCredential Ask KMIP clients for no password
+	// (DELETE /v1/instances/{id}/kmip_credential)
+	DeleteInstanceKmipCredential(w http.ResponseWriter, r *http.Request, id InstanceID)
+	// ReplaceInstanceKmipCredential Make a password for KMIP
+	// (PUT /v1/instances/{id}/kmip_credential)
+	ReplaceInstanceKmipCredential(w http.ResponseWriter, r *http.Request, id InstanceID)
 	// ListInstanceRefusals List clients that were turned away
 	// (GET /v1/instances/{id}/refusals)
 	ListInstanceRefusals(w http.ResponseWriter, r *http.Request, id InstanceID)
@@ -190,6 +196,18 @@ func (_ Unimplemented) GetInstanceKeyManager(w http.ResponseWriter, r *http.Requ
 // ReplaceInstanceKeyManager Connect an instance to its key manager
 // (PUT /v1/instances/{id}/key_manager)
 func (_ Unimplemented) ReplaceInstanceKeyManager(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// DeleteInstanceKmipCredential Ask KMIP clients for no password
+// (DELETE /v1/instances/{id}/kmip_credential)
+func (_ Unimplemented) DeleteInstanceKmipCredential(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ReplaceInstanceKmipCredential Make a password for KMIP
+// (PUT /v1/instances/{id}/kmip_credential)
+func (_ Unimplemented) ReplaceInstanceKmipCredential(w http.ResponseWriter, r *http.Request, id InstanceID) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -907,6 +925,58 @@ func (siw *ServerInterfaceWrapper) ReplaceInstanceKeyManager(w http.ResponseWrit
 	handler.ServeHTTP(w, r)
 }
 
+// DeleteInstanceKmipCredential operation middleware
+func (siw *ServerInterfaceWrapper) DeleteInstanceKmipCredential(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.DeleteInstanceKmipCredential(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ReplaceInstanceKmipCredential operation middleware
+func (siw *ServerInterfaceWrapper) ReplaceInstanceKmipCredential(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "id" -------------
+	var id InstanceID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", chi.URLParam(r, "id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "id", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ReplaceInstanceKmipCredential(w, r, id)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ListInstanceRefusals operation middleware
 func (siw *ServerInterfaceWrapper) ListInstanceRefusals(w http.ResponseWriter, r *http.Request) {
 
@@ -1295,6 +1365,12 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Post(options.BaseURL+"/v1/instances/{id}/restore", wrapper.RestoreInstance)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/v1/instances/{id}/kmip_credential", wrapper.DeleteInstanceKmipCredential)
+	})
+	r.Group(func(r chi.Router) {
+		r.Put(options.BaseURL+"/v1/instances/{id}/kmip_credential", wrapper.ReplaceInstanceKmipCredential)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/v1/key_managers", wrapper.ListKeyManagers)
@@ -3754,6 +3830,273 @@ func (response ReplaceInstanceKeyManager503JSONResponse) VisitReplaceInstanceKey
 	return err
 }
 
+type DeleteInstanceKmipCredentialRequestObject struct {
+	ID InstanceID `json:"id"`
+}
+
+type DeleteInstanceKmipCredentialResponseObject interface {
+	VisitDeleteInstanceKmipCredentialResponse(w http.ResponseWriter) error
+}
+
+type DeleteInstanceKmipCredential204Response struct {
+}
+
+func (response DeleteInstanceKmipCredential204Response) VisitDeleteInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteInstanceKmipCredential400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response DeleteInstanceKmipCredential400JSONResponse) VisitDeleteInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteInstanceKmipCredential401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response DeleteInstanceKmipCredential401JSONResponse) VisitDeleteInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteInstanceKmipCredential403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response DeleteInstanceKmipCredential403JSONResponse) VisitDeleteInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteInstanceKmipCredential404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response DeleteInstanceKmipCredential404JSONResponse) VisitDeleteInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteInstanceKmipCredential409JSONResponse struct{ ConflictJSONResponse }
+
+func (response DeleteInstanceKmipCredential409JSONResponse) VisitDeleteInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteInstanceKmipCredential429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response DeleteInstanceKmipCredential429JSONResponse) VisitDeleteInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteInstanceKmipCredential500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response DeleteInstanceKmipCredential500JSONResponse) VisitDeleteInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteInstanceKmipCredential503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response DeleteInstanceKmipCredential503JSONResponse) VisitDeleteInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplaceInstanceKmipCredentialRequestObject struct {
+	ID   InstanceID `json:"id"`
+	Body *ReplaceInstanceKmipCredentialJSONRequestBody
+}
+
+type ReplaceInstanceKmipCredentialResponseObject interface {
+	VisitReplaceInstanceKmipCredentialResponse(w http.ResponseWriter) error
+}
+
+type ReplaceInstanceKmipCredential200JSONResponse KMIPCredential
+
+func (response ReplaceInstanceKmipCredential200JSONResponse) VisitReplaceInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplaceInstanceKmipCredential400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response ReplaceInstanceKmipCredential400JSONResponse) VisitReplaceInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplaceInstanceKmipCredential401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response ReplaceInstanceKmipCredential401JSONResponse) VisitReplaceInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("WWW-Authenticate", fmt.Sprint(response.Headers.WWWAuthenticate))
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplaceInstanceKmipCredential403JSONResponse struct{ ForbiddenJSONResponse }
+
+func (response ReplaceInstanceKmipCredential403JSONResponse) VisitReplaceInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplaceInstanceKmipCredential404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response ReplaceInstanceKmipCredential404JSONResponse) VisitReplaceInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplaceInstanceKmipCredential409JSONResponse struct{ ConflictJSONResponse }
+
+func (response ReplaceInstanceKmipCredential409JSONResponse) VisitReplaceInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplaceInstanceKmipCredential429JSONResponse struct{ TooManyRequestsJSONResponse }
+
+func (response ReplaceInstanceKmipCredential429JSONResponse) VisitReplaceInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", fmt.Sprint(response.Headers.RetryAfter))
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplaceInstanceKmipCredential500JSONResponse struct{ InternalErrorJSONResponse }
+
+func (response ReplaceInstanceKmipCredential500JSONResponse) VisitReplaceInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReplaceInstanceKmipCredential503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response ReplaceInstanceKmipCredential503JSONResponse) VisitReplaceInstanceKmipCredentialResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListInstanceRefusalsRequestObject struct {
 	ID InstanceID `json:"id"`
 }
@@ -4791,6 +5134,12 @@ type StrictServerInterface interface {
 	// ReplaceInstanceKeyManager Connect an instance to its key manager
 	// (PUT /v1/instances/{id}/key_manager)
 	ReplaceInstanceKeyManager(ctx context.Context, request ReplaceInstanceKeyManagerRequestObject) (ReplaceInstanceKeyManagerResponseObject, error)
+	// DeleteInstanceKmipCredential Ask KMIP clients for no password
+	// (DELETE /v1/instances/{id}/kmip_credential)
+	DeleteInstanceKmipCredential(ctx context.Context, request DeleteInstanceKmipCredentialRequestObject) (DeleteInstanceKmipCredentialResponseObject, error)
+	// ReplaceInstanceKmipCredential Make a password for KMIP
+	// (PUT /v1/instances/{id}/kmip_credential)
+	ReplaceInstanceKmipCredential(ctx context.Context, request ReplaceInstanceKmipCredentialRequestObject) (ReplaceInstanceKmipCredentialResponseObject, error)
 	// ListInstanceRefusals List clients that were turned away
 	// (GET /v1/instances/{id}/refusals)
 	ListInstanceRefusals(ctx context.Context, request ListInstanceRefusalsRequestObject) (ListInstanceRefusalsResponseObject, error)
@@ -5323,6 +5672,65 @@ func (sh *strictHandler) ReplaceInstanceKeyManager(w http.ResponseWriter, r *htt
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(ReplaceInstanceKeyManagerResponseObject); ok {
 		if err := validResponse.VisitReplaceInstanceKeyManagerResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// DeleteInstanceKmipCredential operation middleware
+func (sh *strictHandler) DeleteInstanceKmipCredential(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	var request DeleteInstanceKmipCredentialRequestObject
+
+	request.ID = id
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteInstanceKmipCredential(ctx, request.(DeleteInstanceKmipCredentialRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteInstanceKmipCredential")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(DeleteInstanceKmipCredentialResponseObject); ok {
+		if err := validResponse.VisitDeleteInstanceKmipCredentialResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// ReplaceInstanceKmipCredential operation middleware
+func (sh *strictHandler) ReplaceInstanceKmipCredential(w http.ResponseWriter, r *http.Request, id InstanceID) {
+	var request ReplaceInstanceKmipCredentialRequestObject
+
+	request.ID = id
+
+	var body ReplaceInstanceKmipCredentialJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.ReplaceInstanceKmipCredential(ctx, request.(ReplaceInstanceKmipCredentialRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReplaceInstanceKmipCredential")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(ReplaceInstanceKmipCredentialResponseObject); ok {
+		if err := validResponse.VisitReplaceInstanceKmipCredentialResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {
