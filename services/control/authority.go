@@ -19,18 +19,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/secret"
 	"github.com/kmip-for-vmware/kmip/services/control/pasted"
 	"github.com/kmip-for-vmware/kmip/services/control/server"
-)
-
-// authorityKeyPurpose is the sealing purpose of the keys of instances' own
-// authorities; the owner is the instance.
-const authorityKeyPurpose = "client-authority-key" //nolint:gosec // a purpose, not a credential
-
-const (
-	clientYears    = 2
-	authorityYears = 10
-	// issuedKeyBits is the length of the RSA keys that are made here: 128 bits
-	// of strength, for use beyond 2030 (NIST SP 800-57 part 1, table 4).
-	issuedKeyBits = 3072
+	"github.com/kmip-for-vmware/kmip/services/control/signing"
 )
 
 // SignInstanceClientCertificate signs vCenter's request and allows the certificate.
@@ -61,7 +50,7 @@ func (h *handlers) IssueInstanceClientCertificate(ctx context.Context, request s
 	if err := checkName(name); err != nil {
 		return nil, err
 	}
-	key, err := rsa.GenerateKey(rand.Reader, issuedKeyBits)
+	key, err := rsa.GenerateKey(rand.Reader, signing.KeyBits)
 	if err != nil {
 		return nil, err
 	}
@@ -81,10 +70,7 @@ func (h *handlers) IssueInstanceClientCertificate(ctx context.Context, request s
 // issue signs a certificate for a client's key with the instance's own
 // authority and allows it. The template gives the subject.
 func (h *handlers) issue(ctx context.Context, instance pg.Instance, name string, template *x509.Certificate, public crypto.PublicKey) (*issued, error) {
-	now := h.now()
-	template.NotBefore, template.NotAfter = now.Add(-time.Minute), now.AddDate(clientYears, 0, 0)
-	template.KeyUsage, template.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	template.BasicConstraintsValid = true
+	signing.ForClient(template, h.now())
 	authority, signer, err := h.clientAuthority(ctx, instance, template.NotAfter)
 	if err != nil {
 		return nil, err
@@ -113,53 +99,14 @@ func (h *handlers) clientAuthority(ctx context.Context, instance pg.Instance, un
 	kept, err := h.instances.ClientAuthority(ctx, instance.Account, instance.ID, until)
 	if err == nil && kept == nil {
 		var made pg.Authority
-		if made, err = newAuthority(ring, instance, h.now()); err == nil {
+		if made, err = signing.NewAuthority(ring, instance.ID, h.now()); err == nil {
 			kept, err = h.instances.KeepClientAuthority(ctx, instance.Account, instance.ID, made, until)
 		}
 	}
 	if err != nil {
 		return nil, nil, orNoInstance(err)
 	}
-	certificate, err := x509.ParseCertificate(kept.Certificate)
-	if err != nil {
-		return nil, nil, err
-	}
-	der, err := ring.Open(authorityKeyPurpose, string(instance.ID), kept.SealedKey)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer der.Wipe()
-	key, err := x509.ParsePKCS8PrivateKey(der.Reveal())
-	signer, ok := key.(crypto.Signer)
-	if err != nil || !ok {
-		return nil, nil, errors.New("the key of an instance's authority is not readable") // the parser's own words may quote it
-	}
-	return certificate, signer, nil
-}
-
-// newAuthority makes an authority for the clients of one instance.
-func newAuthority(ring *secret.Keyring, instance pg.Instance, now time.Time) (pg.Authority, error) {
-	key, err := rsa.GenerateKey(rand.Reader, issuedKeyBits)
-	if err != nil {
-		return pg.Authority{}, err
-	}
-	template := &x509.Certificate{
-		Subject:   pkix.Name{CommonName: "KMIP clients of " + string(instance.ID)}, // 52 characters; X.520 allows 64
-		NotBefore: now.Add(-time.Minute), NotAfter: now.AddDate(authorityYears, 0, 0).UTC().Truncate(time.Second),
-		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, IsCA: true, MaxPathLenZero: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return pg.Authority{}, err
-	}
-	plain, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return pg.Authority{}, err
-	}
-	private := secret.Of(plain)
-	defer private.Wipe()
-	sealed, err := ring.Seal(authorityKeyPurpose, string(instance.ID), private)
-	return pg.Authority{Certificate: der, SealedKey: sealed, NotAfter: template.NotAfter}, err
+	return signing.OpenAuthority(ring, instance.ID, *kept)
 }
 
 // issued answers with a certificate that was signed here. It writes the JSON

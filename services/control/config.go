@@ -2,7 +2,6 @@ package control
 
 import (
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -23,6 +22,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/secret"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 	"github.com/kmip-for-vmware/kmip/services/control/ibmcloud"
+	"github.com/kmip-for-vmware/kmip/services/control/signing"
 )
 
 // Config is the control plane's configuration. What has no default is needed.
@@ -170,10 +170,10 @@ func (c Config) check() (parts, error) {
 	if p.endpoints, err = parseSharedEndpoints(c.SharedEndpoints); err != nil {
 		problem("KMIP_SHARED_ENDPOINTS", "%w; set it to name:port,name:port, the host names in lower case", err)
 	}
-	if p.authority, err = readCertificate(c.CAFile); err != nil {
+	if p.authority, err = signing.ReadCertificate(c.CAFile); err != nil {
 		problem("KMIP_CA_FILE", "%w; set it to a PEM file with the certificate of the nodes' authority", err)
 	}
-	shared, err := readCertificate(c.CertificateFile)
+	shared, err := signing.ReadCertificate(c.CertificateFile)
 	if err == nil && p.authority != nil {
 		err = shared.CheckSignatureFrom(p.authority)
 	}
@@ -249,36 +249,4 @@ func parseSharedEndpoints(text string) ([]pg.Endpoint, error) {
 		all = append(all, pg.Endpoint{HostName: host, Port: uint16(port)})
 	}
 	return all, nil
-}
-
-// readCertificate returns the first certificate of a PEM file.
-func readCertificate(file string) (*x509.Certificate, error) {
-	block, err := readPEM(file)
-	if err != nil {
-		return nil, err
-	}
-	if block.Type != "CERTIFICATE" {
-		return nil, fmt.Errorf("%s holds no certificate in PEM", file)
-	}
-	certificate, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return certificate, nil
-}
-
-// readPEM returns the first block of a PEM file.
-func readPEM(file string) (*pem.Block, error) {
-	if file == "" {
-		return nil, errors.New("not set")
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, fmt.Errorf("%s holds nothing in PEM", file)
-	}
-	return block, nil
 }

@@ -84,7 +84,7 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 		Instances: instances, Ledger: ledger, Open: p.manager.reach, CheckDeadline: checkDeadline, Now: time.Now, Log: log,
 	}
 	if p.dedicated != nil {
-		worker.Certificate = p.dedicated.certificate
+		worker.Certificate = p.dedicated.servers.Certificate
 	}
 	worker.Handle(c.queue)
 	c.admin = newAdmin(obs.Admin(reg, c.ready))
