@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -15,7 +16,7 @@ const authenticationNotSuccessful = 0x3
 
 // TestPassword gives one of two tenants a password: its certificate alone gets
 // no key any more, vCenter with the password does on both nodes, and the other
-// tenant notices nothing.
+// tenant notices nothing. The password is kept nowhere.
 func TestPassword(t *testing.T) {
 	t.Parallel()
 	c := sharedCell(t)
@@ -37,6 +38,18 @@ func TestPassword(t *testing.T) {
 		if err := getWith(t.Context(), config); err != nil {
 			t.Errorf("with the password on %s: %v", node, err)
 		}
+	}
+	found := false
+	for place, content := range c.kept(t, i) {
+		found = found || bytes.Contains(content, []byte(made.UserName)) // the search does search
+		for n, form := range forms([]byte(made.Password)) {
+			if bytes.Contains(content, form) {
+				t.Errorf("%s holds the password in form %d", place, n)
+			}
+		}
+	}
+	if !found {
+		t.Error("the user name is nowhere")
 	}
 	if a := i.api(t, http.MethodDelete, "/v1/instances/"+i.id+"/kmip_credential", nil); a.status != http.StatusNoContent {
 		t.Fatalf("status %d, %s", a.status, a.body)
