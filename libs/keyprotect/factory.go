@@ -3,6 +3,7 @@ package keyprotect
 import (
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/kmip-for-vmware/kmip/libs/crn"
 	"github.com/kmip-for-vmware/kmip/libs/engine"
@@ -27,7 +28,8 @@ type Factory struct {
 	// Service returns the tokens of a KMIP instance, by its CRN. Nil: the
 	// operator owns no IAM service, and every tenant needs an API key.
 	Service func(instanceCRN string) Tokens
-	HTTP    *http.Client // nil: a shared one
+	HTTP    *http.Client     // nil: a shared one
+	Now     func() time.Time // nil: time.Now
 
 	mu      sync.Mutex
 	clients map[place]made
@@ -83,7 +85,7 @@ func (f *Factory) build(t *tenant.Tenant) (*Client, error) {
 	}
 	c := Config{
 		BaseURL: address, InstanceCRN: t.KeyManager.InstanceCRN, KeyRing: t.KeyManager.KeyRing,
-		RootKeyID: t.KeyManager.RootKeyID, HTTP: f.HTTP,
+		RootKeyID: t.KeyManager.RootKeyID, HTTP: f.HTTP, Now: f.Now,
 	}
 	if len(t.KeyManager.SealedAPIKey) > 0 {
 		apiKey, err := f.Keyring.Open(tenant.APIKeyPurpose, string(t.ID), t.KeyManager.SealedAPIKey)

@@ -18,6 +18,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/iam"
 	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
+	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
@@ -127,7 +128,7 @@ func (c Config) check() (parts, error) {
 	if c.CheckInterval < time.Second {
 		problem("KMIP_CHECK_INTERVAL", "%s is too short; set it to one second or more, for example 15m", c.CheckInterval)
 	}
-	p.iam = iam.Config{URL: c.IAMURL, Issuer: c.IAMIssuer}
+	p.iam = iam.Config{URL: c.IAMURL, Issuer: c.IAMIssuer, Now: obs.Now}
 	tokens, err := iam.NewTokens(p.iam)
 	if err != nil {
 		problem("KMIP_IAM_URL", "%w; leave it out for IBM Cloud", err)
@@ -158,7 +159,7 @@ func (c Config) check() (parts, error) {
 		address: addresses.URL, ring: c.keyring, authorized: service != nil, served: addresses.Serves,
 		open: func(ring *secret.Keyring, t *tenant.Tenant) (engine.KeyManager, error) {
 			factory := &keyprotect.Factory{
-				Endpoints: addresses, Keyring: ring, Service: service,
+				Endpoints: addresses, Keyring: ring, Service: service, Now: obs.Now,
 				Tokens: func(apiKey *secret.Bytes) keyprotect.Tokens { return tokens.ForAPIKey(apiKey) },
 			}
 			return factory.For(t)

@@ -14,7 +14,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"time"
 
 	"github.com/kmip-for-vmware/kmip/api"
 	"github.com/kmip-for-vmware/kmip/libs/audit"
@@ -62,7 +61,7 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 	reg := obs.NewRegistry()
 	instances := pg.NewInstances(c.pool)
 	recorder := &events.Recorder{
-		Region: config.Region, Sink: config.Events, Instances: instances, Now: time.Now,
+		Region: config.Region, Sink: config.Events, Instances: instances, Now: obs.Now,
 		Failed: func(ctx context.Context, err error) {
 			log.ErrorContext(ctx, "an event could not be recorded", "error", err)
 		},
@@ -74,14 +73,14 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 	h := &handlers{
 		instances: instances, ledger: ledger, region: config.Region, public: p.public, endpoints: p.endpoints, authority: p.authority,
 		dedicated: p.dedicated,
-		manager:   p.manager, cloud: p.cloud, now: time.Now,
-		roles: access.New(access.Config{Policies: p.cloud.Policies, Region: config.Region, Now: time.Now}),
+		manager:   p.manager, cloud: p.cloud, now: obs.Now,
+		roles: access.New(access.Config{Policies: p.cloud.Policies, Region: config.Region, Now: obs.Now}),
 	}
 	c.api = newAPI(h, observe(log, newRequestSeconds(reg)),
-		&gate{verify: verifier.Verify, authorize: h.authorize, limits: limits.New(time.Now), once: instances.Once, witness: recorder.Record})
+		&gate{verify: verifier.Verify, authorize: h.authorize, limits: limits.New(obs.Now), once: instances.Once, witness: recorder.Record})
 	c.queue = pg.NewJobs(c.pool, config.CheckInterval, log)
 	worker := &jobs.Worker{
-		Instances: instances, Ledger: ledger, Open: p.manager.reach, CheckDeadline: checkDeadline, Now: time.Now, Log: log,
+		Instances: instances, Ledger: ledger, Open: p.manager.reach, CheckDeadline: checkDeadline, Now: obs.Now, Log: log,
 	}
 	if p.dedicated != nil {
 		worker.Certificate = p.dedicated.servers.Certificate

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
+	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 	"github.com/kmip-for-vmware/kmip/services/control/signing"
@@ -31,7 +31,7 @@ func (c Config) readDedicated(authority *x509.Certificate, nodes crypto.PublicKe
 	problem := func(variable, format string, args ...any) {
 		problems = append(problems, fmt.Errorf(variable+": "+format, args...))
 	}
-	d := &dedicated{servers: signing.Servers{Authority: authority, Nodes: nodes, Now: time.Now}}
+	d := &dedicated{servers: signing.Servers{Authority: authority, Nodes: nodes, Now: obs.Now}}
 	if !d.parse(c.DedicatedEndpoints) {
 		problem("KMIP_DEDICATED_ENDPOINTS", "%q is no domain with a range of ports; set it to domain:first-last, for example kmip.example.com:20000-29999", c.DedicatedEndpoints)
 	}

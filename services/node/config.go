@@ -17,6 +17,7 @@ import (
 
 	"github.com/kmip-for-vmware/kmip/libs/iam"
 	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
+	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
 )
 
@@ -125,7 +126,7 @@ func (c Config) check() (parts, error) {
 			problem("KMIP_TLS_CERTIFICATE_FILE, KMIP_TLS_KEY_FILE", "%w; set them to the server certificate with its chain, and its key, in PEM", err)
 		}
 	}
-	tokens, err := iam.NewTokens(iam.Config{URL: c.IAMURL})
+	tokens, err := iam.NewTokens(iam.Config{URL: c.IAMURL, Now: obs.Now})
 	if err != nil {
 		problem("KMIP_IAM_URL", "%w; leave it out for IBM Cloud", err)
 	}

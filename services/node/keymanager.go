@@ -15,6 +15,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
+	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
@@ -95,7 +96,7 @@ func (k *keyManagers) load() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", k.file, err)
 	}
-	k.read, k.ring, k.factory = now, keyring, &keyprotect.Factory{Endpoints: k.endpoints, Keyring: keyring, Tokens: k.tokens, Service: k.service}
+	k.read, k.ring, k.factory = now, keyring, &keyprotect.Factory{Endpoints: k.endpoints, Keyring: keyring, Tokens: k.tokens, Service: k.service, Now: obs.Now}
 	return nil
 }
 

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
@@ -61,7 +60,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *Node, err error) {
 	m := newMetrics(registry)
 	p.managers.log = n.log
 	follow := &configuration{
-		source: pg.NewSource(n.pool), ageLimit: p.ageLimit, now: time.Now, log: n.log, metrics: m,
+		source: pg.NewSource(n.pool), ageLimit: p.ageLimit, now: obs.Now, log: n.log, metrics: m,
 		complain: rate.Sometimes{Interval: complainEvery},
 	}
 	if c.StateFolder != "" {
@@ -70,10 +69,10 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *Node, err error) {
 	newAge(registry, follow)
 	used := &uses{tenants: make(map[tenant.ID]*use)}
 	respond := &wire.Responder{
-		Engine: engine.New(engine.Config{Objects: pg.NewObjects(n.pool), KeyManagers: counted(p.managers.open, m, used), Now: time.Now}),
-		Now:    time.Now, Vendor: vendor,
+		Engine: engine.New(engine.Config{Objects: pg.NewObjects(n.pool), KeyManagers: counted(p.managers.open, m, used), Now: obs.Now}),
+		Now:    obs.Now, Vendor: vendor,
 	}
-	n.server = newServer(p.port, p.certificate, follow, respond, n.log, m, time.Now)
+	n.server = newServer(p.port, p.certificate, follow, respond, n.log, m, obs.Now)
 	n.server.doors.host, n.server.doors.offset = p.host, c.DedicatedPortOffset
 	n.server.drainDelay = c.DrainDelay
 	follow.replaced = n.server.replaced
