@@ -42,13 +42,14 @@ type Engine struct {
 	now         func() time.Time
 	memory      *memory
 	flights     flights
+	held        *held
 	marking     sync.Map     // of row: those that are being marked as served
 	awayUntil   atomic.Int64 // until when the ledger is not asked, in Unix nanoseconds
 }
 
 // New returns an Engine.
 func New(c Config) *Engine {
-	return &Engine{objects: c.Objects, keyManagers: c.KeyManagers, now: c.Now, memory: newMemory()}
+	return &Engine{objects: c.Objects, keyManagers: c.KeyManagers, now: c.Now, memory: newMemory(), held: newHeld()}
 }
 
 // Key is a managed object with its bytes, to be given out in Format. The
@@ -57,15 +58,16 @@ type Key struct {
 	Object   kmip.Object
 	Format   kmip.KeyFormat
 	Material *secret.Bytes
+	Window   Window
 }
 
 // errUnknown answers for unknown and foreign identifiers alike.
 var errUnknown = fault.New(fault.NotFound, "No object with this unique identifier exists.")
 
 // Get returns an object's bytes after asking the key manager for both its
-// standard key and the root key, and checking length and digest; format is the
-// one asked for, or 0 (KMIP 1.4, 4.11). It does not need the ledger, but for a
-// fresh member of an object group.
+// standard key and the root key, or within a window of the tenant's, and checking
+// length and digest; format is the one asked for, or 0 (KMIP 1.4, 4.11). It does
+// not need the ledger, but for a fresh member of an object group.
 func (e *Engine) Get(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, format kmip.KeyFormat) (Key, error) {
 	r, err := e.known(ctx, t, id)
 	if err != nil {
@@ -77,24 +79,59 @@ func (e *Engine) Get(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, fo
 	if format, err = r.Object.GiveAs(format); err != nil {
 		return Key{}, err
 	}
-	keys, err := e.keysAt(t, r.Location)
+	material, window, err := e.material(ctx, t, r)
 	if err != nil {
 		return Key{}, err
-	}
-	o, err := e.open(ctx, keys, t, r)
-	if err != nil {
-		return Key{}, err
-	}
-	if !matches(o.material, &r.Object) {
-		o.material.Wipe()
-		return Key{}, errMismatch
 	}
 	if err := e.serve(ctx, t, r); err != nil {
-		o.material.Wipe()
+		material.Wipe()
 		return Key{}, err
 	}
-	return Key{Object: r.Object, Format: format, Material: o.material}, nil
+	return Key{Object: r.Object, Format: format, Material: material, Window: window}, nil
 }
+
+// material returns an object's bytes, which match its row: those that are held
+// while the cache window lasts; else those that the key manager gives; else, if
+// it can't be reached, those that are held while the outage grace lasts.
+func (e *Engine) material(ctx context.Context, t *tenant.Tenant, r Record) (*secret.Bytes, Window, error) {
+	s := subject{t.ID, r.Object.ID, r.KeyRef}
+	window, m := Cache, e.held.within(s, t.Cache, e.now())
+	if m == nil {
+		patience := flightTime
+		if e.held.has(s, t.OutageGrace, e.now()) {
+			patience = graceWait
+		}
+		o, err := e.open(ctx, t, r, patience)
+		switch {
+		case err == nil:
+			window, m = "", o.material
+		case errors.Is(err, ErrUnavailable):
+			window, m = Grace, e.held.within(s, t.OutageGrace, e.now())
+		}
+		if m == nil {
+			return nil, "", err
+		}
+	}
+	if !matches(m, &r.Object) {
+		m.Wipe()
+		e.held.drop(s)
+		return nil, "", errMismatch
+	}
+	return m, window, nil
+}
+
+// Obey gives up the key bytes that a new configuration no longer allows to hold.
+func (e *Engine) Obey(c *tenant.Snapshot) { e.held.obey(c, e.now()) }
+
+// Held is how many keys are held within the tenants' windows.
+func (e *Engine) Held() int {
+	e.held.mu.Lock()
+	defer e.held.mu.Unlock()
+	return e.held.keys
+}
+
+// Close gives up the key bytes that are held. The engine is used no more.
+func (e *Engine) Close() { e.held.close() }
 
 // serve notes that a client gets an object's bytes, unless they have become
 // unreadable meanwhile. Without the ledger they are given out all the same, but
@@ -236,6 +273,7 @@ func (e *Engine) Destroy(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID
 	if err != nil {
 		return err
 	}
+	e.held.drop(subject{t.ID, id, destroying.KeyRef})
 	keys, err := e.keysAt(t, destroying.Location)
 	if err != nil {
 		return err

@@ -97,6 +97,7 @@ func (e *Engine) find(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (
 			}
 		}
 		// Instances of a customer may share a key manager: another's is unknown.
+		e.held.heed(subject{t.ID, id, ref}, err)
 		if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrGone) {
 			return Record{}, err
 		}
@@ -114,11 +115,7 @@ func (e *Engine) recover(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID
 	if err != nil {
 		return Record{}, err
 	}
-	keys, err := e.keysAt(t, r.Location)
-	if err != nil {
-		return Record{}, err
-	}
-	o, err := e.open(ctx, keys, t, r)
+	o, err := e.open(ctx, t, r, flightTime)
 	if err != nil {
 		return Record{}, err
 	}
@@ -155,41 +152,64 @@ func (e *Engine) recover(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID
 }
 
 // open loads an object's standard key and unwraps what it holds, once for all
-// that ask at the same time. A payload that was seen before is unwrapped while
-// it is loaded again; both have to succeed.
-func (e *Engine) open(ctx context.Context, keys KeyManager, t *tenant.Tenant, r Record) (opened, error) {
+// that ask at the same time. What it is given, or told, is in force for what is
+// held within the tenant's windows. The key manager has patience to answer.
+func (e *Engine) open(ctx context.Context, t *tenant.Tenant, r Record, patience time.Duration) (opened, error) {
+	keys, err := e.keysAt(t, r.Location)
+	if err != nil {
+		return opened{}, err
+	}
 	s := subject{t.ID, r.Object.ID, r.KeyRef}
 	binding := Binding{Tenant: t.ID, Object: r.Object.ID}
 	return e.flights.join(ctx, s, func(ctx context.Context) (opened, error) {
-		seen, ok := e.memory.envelopes.GetIfPresent(s)
-		if !ok {
-			return e.loadAndUnwrap(ctx, keys, s, binding)
-		}
-		ctx, cancel := context.WithCancel(ctx)
+		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
-		type unwrapped struct {
-			material *secret.Bytes
-			err      error
-		}
-		early := make(chan unwrapped, 1)
-		go func() {
-			material, err := keys.Unwrap(ctx, seen.Wrapped, binding)
-			early <- unwrapped{material, err}
-		}()
-		envelope, err := keys.Load(ctx, s.object, s.ref)
+		asked, windows := e.now(), e.held.of(t)
+		o, err := e.ask(ctx, keys, s, binding)
 		if err != nil {
-			cancel()
-			(<-early).material.Wipe()
-			e.memory.envelopes.Invalidate(s)
+			e.held.heed(s, err)
 			return opened{}, err
 		}
-		got := <-early
-		if envelope.Wrapped != seen.Wrapped { // a standard key's payload does not change
-			got.material.Wipe()
-			return e.loadAndUnwrap(ctx, keys, s, binding)
-		}
-		return opened{envelope, got.material}, got.err
+		e.held.add(windows, s, o.material, asked, e.now())
+		return o, nil
 	})
+}
+
+// ask loads a standard key and unwraps what it holds; both have to succeed. A
+// payload that was seen before is unwrapped while it is loaded again.
+func (e *Engine) ask(ctx context.Context, keys KeyManager, s subject, binding Binding) (opened, error) {
+	seen, ok := e.memory.envelopes.GetIfPresent(s)
+	if !ok {
+		return e.loadAndUnwrap(ctx, keys, s, binding)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type unwrapped struct {
+		material *secret.Bytes
+		err      error
+	}
+	early := make(chan unwrapped, 1)
+	go func() {
+		material, err := keys.Unwrap(ctx, seen.Wrapped, binding)
+		early <- unwrapped{material, err}
+	}()
+	envelope, err := keys.Load(ctx, s.object, s.ref)
+	if err != nil {
+		cancel()
+		got := <-early
+		got.material.Wipe()
+		e.memory.envelopes.Invalidate(s)
+		if errors.Is(got.err, ErrDenied) {
+			err = got.err // that is final, whatever the other call met
+		}
+		return opened{}, err
+	}
+	got := <-early
+	if envelope.Wrapped != seen.Wrapped { // a standard key's payload does not change
+		got.material.Wipe()
+		return e.loadAndUnwrap(ctx, keys, s, binding)
+	}
+	return opened{envelope, got.material}, got.err
 }
 
 func (e *Engine) loadAndUnwrap(ctx context.Context, keys KeyManager, s subject, b Binding) (opened, error) {

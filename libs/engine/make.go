@@ -102,6 +102,7 @@ func (e *Engine) keep(ctx context.Context, t *tenant.Tenant, object kmip.Object,
 
 	wrapped, err := keys.Wrap(ctx, material, Binding{Tenant: t.ID, Object: object.ID})
 	if err != nil {
+		e.held.heed(subject{tenant: t.ID}, err)
 		return "", err
 	}
 	material.Wipe()
@@ -117,6 +118,7 @@ func (e *Engine) keep(ctx context.Context, t *tenant.Tenant, object kmip.Object,
 	}
 	r.Version = 1
 	if r.KeyRef, err = keys.Store(ctx, object.ID, envelope); err != nil {
+		e.held.heed(subject{tenant: t.ID}, err)
 		return "", err // the row stays pending: the standard key may exist
 	}
 	r.Phase = Live

@@ -131,6 +131,12 @@ type Tenant struct {
 	// long to be here.
 	Withheld    []string
 	WithheldAll bool
+	// Cache is how long a node may serve a key without asking the key manager,
+	// OutageGrace how long while the key manager can't be reached; both since it
+	// was asked last and gave the key. So long a revocation may take to be in
+	// force.
+	Cache       time.Duration
+	OutageGrace time.Duration
 }
 
 // At returns the tenant with the settings, present or former, that reach a key
