@@ -321,6 +321,11 @@ type AvailableKeyManagerCollection struct {
 	KeyManagers []AvailableKeyManager `json:"key_managers"`
 }
 
+// CacheSeconds How long a node may serve a key that it has read without asking the key manager again. The same number read both ways: for so long a boot of many hosts costs the key manager one read of a key on each node, and for so long a deleted root key or standard key may still be served. A node holds what it has read itself, in memory, and nothing across a restart. 0: every read asks the key manager.
+//
+// Example: 0
+type CacheSeconds = int32
+
 // CertificateIssueRequest A certificate to issue.
 type CertificateIssueRequest struct {
 	// Name Of the certificate, unique in the instance, and its common name.
@@ -605,6 +610,11 @@ type InForce struct {
 
 // Instance One KMIP for VMware instance.
 type Instance struct {
+	// CacheSeconds How long a node may serve a key that it has read without asking the key manager again. The same number read both ways: for so long a boot of many hosts costs the key manager one read of a key on each node, and for so long a deleted root key or standard key may still be served. A node holds what it has read itself, in memory, and nothing across a restart. 0: every read asks the key manager.
+	//
+	// Example: 0
+	CacheSeconds CacheSeconds `json:"cache_seconds"`
+
 	// Conditions What may change without anybody changing the settings. The key manager is checked every 15 minutes unless it is in use, and when it denies something. Empty with status `removing`.
 	Conditions []Condition `json:"conditions"`
 
@@ -636,6 +646,11 @@ type Instance struct {
 	//
 	// Example: vsphere-dallas
 	Name Name `json:"name"`
+
+	// OutageGraceSeconds How long a node may serve a key that it has read while the key manager can't be reached; a key manager that answers is always heeded. The same number read both ways: for so long keys outlive an outage of the key manager, and for so long a root key may be deleted unnoticed if the key manager can't be reached. It counts from when the node read the key last, and does not cover a cold boot: what a node has not read, or what it had read before it was restarted, it can't serve. 0: none.
+	//
+	// Example: 0
+	OutageGraceSeconds OutageGraceSeconds `json:"outage_grace_seconds"`
 
 	// Region Region of the cell that serves the instance, and of its key manager.
 	Region RegionID `json:"region"`
@@ -688,8 +703,18 @@ type InstanceCollection struct {
 
 // InstancePatch What to change of an instance.
 type InstancePatch struct {
+	// CacheSeconds How long a node may serve a key that it has read without asking the key manager again. The same number read both ways: for so long a boot of many hosts costs the key manager one read of a key on each node, and for so long a deleted root key or standard key may still be served. A node holds what it has read itself, in memory, and nothing across a restart. 0: every read asks the key manager.
+	//
+	// Example: 0
+	CacheSeconds *CacheSeconds `json:"cache_seconds,omitempty"`
+
 	// Name Unique in the account.
 	Name *Name `json:"name,omitempty"`
+
+	// OutageGraceSeconds How long a node may serve a key that it has read while the key manager can't be reached; a key manager that answers is always heeded. The same number read both ways: for so long keys outlive an outage of the key manager, and for so long a root key may be deleted unnoticed if the key manager can't be reached. It counts from when the node read the key last, and does not cover a cold boot: what a node has not read, or what it had read before it was restarted, it can't serve. 0: none.
+	//
+	// Example: 0
+	OutageGraceSeconds *OutageGraceSeconds `json:"outage_grace_seconds,omitempty"`
 }
 
 // InstancePrototype An instance to create.
@@ -970,6 +995,11 @@ type NextPageLink struct {
 	// Example: 6f1cf5a8-2f5b-4a0e-9a5e-0d8a8d1b2c3d
 	Start PageToken `json:"start"`
 }
+
+// OutageGraceSeconds How long a node may serve a key that it has read while the key manager can't be reached; a key manager that answers is always heeded. The same number read both ways: for so long keys outlive an outage of the key manager, and for so long a root key may be deleted unnoticed if the key manager can't be reached. It counts from when the node read the key last, and does not cover a cold boot: what a node has not read, or what it had read before it was restarted, it can't serve. 0: none.
+//
+// Example: 0
+type OutageGraceSeconds = int32
 
 // PageLink A page of a collection.
 type PageLink struct {
@@ -1534,18 +1564,18 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/instances/{id} (the `GetInstance` operationId).
 	GetInstance(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// UpdateInstanceWithBody Rename an instance
+	// UpdateInstanceWithBody Change an instance's name or windows
 	//
-	// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+	// A JSON merge patch (RFC 7396) of what can be changed: the name and the two windows within which nodes may serve keys without the key manager. Action `vmware-solutions.instances.update`.
 	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with PATCH /v1/instances/{id} (the `UpdateInstance` operationId).
 	UpdateInstanceWithBody(ctx context.Context, id InstanceID, params *UpdateInstanceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// UpdateInstanceWithApplicationMergePatchPlusJSONBody Rename an instance
+	// UpdateInstanceWithApplicationMergePatchPlusJSONBody Change an instance's name or windows
 	//
-	// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+	// A JSON merge patch (RFC 7396) of what can be changed: the name and the two windows within which nodes may serve keys without the key manager. Action `vmware-solutions.instances.update`.
 	//
 	// Takes a body of the `application/merge-patch+json` content type.
 	//
@@ -1866,9 +1896,9 @@ func (c *Client) GetInstance(ctx context.Context, id InstanceID, reqEditors ...R
 	return c.Client.Do(req)
 }
 
-// UpdateInstanceWithBody Rename an instance
+// UpdateInstanceWithBody Change an instance's name or windows
 //
-// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+// A JSON merge patch (RFC 7396) of what can be changed: the name and the two windows within which nodes may serve keys without the key manager. Action `vmware-solutions.instances.update`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -1885,9 +1915,9 @@ func (c *Client) UpdateInstanceWithBody(ctx context.Context, id InstanceID, para
 	return c.Client.Do(req)
 }
 
-// UpdateInstanceWithApplicationMergePatchPlusJSONBody Rename an instance
+// UpdateInstanceWithApplicationMergePatchPlusJSONBody Change an instance's name or windows
 //
-// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+// A JSON merge patch (RFC 7396) of what can be changed: the name and the two windows within which nodes may serve keys without the key manager. Action `vmware-solutions.instances.update`.
 //
 // Takes a body of the `application/merge-patch+json` content type.
 //
@@ -3779,18 +3809,18 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/instances/{id} (the `GetInstance` operationId).
 	GetInstanceWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*GetInstanceResponse, error)
 
-	// UpdateInstanceWithBodyWithResponse Rename an instance
+	// UpdateInstanceWithBodyWithResponse Change an instance's name or windows
 	//
-	// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+	// A JSON merge patch (RFC 7396) of what can be changed: the name and the two windows within which nodes may serve keys without the key manager. Action `vmware-solutions.instances.update`.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with PATCH /v1/instances/{id} (the `UpdateInstance` operationId).
 	UpdateInstanceWithBodyWithResponse(ctx context.Context, id InstanceID, params *UpdateInstanceParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateInstanceResponse, error)
 
-	// UpdateInstanceWithApplicationMergePatchPlusJSONBodyWithResponse Rename an instance
+	// UpdateInstanceWithApplicationMergePatchPlusJSONBodyWithResponse Change an instance's name or windows
 	//
-	// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+	// A JSON merge patch (RFC 7396) of what can be changed: the name and the two windows within which nodes may serve keys without the key manager. Action `vmware-solutions.instances.update`.
 	//
 	// Takes a body of the `application/merge-patch+json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -7047,9 +7077,9 @@ func (c *ClientWithResponses) GetInstanceWithResponse(ctx context.Context, id In
 	return ParseGetInstanceResponse(rsp)
 }
 
-// UpdateInstanceWithBodyWithResponse Rename an instance
+// UpdateInstanceWithBodyWithResponse Change an instance's name or windows
 //
-// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+// A JSON merge patch (RFC 7396) of what can be changed: the name and the two windows within which nodes may serve keys without the key manager. Action `vmware-solutions.instances.update`.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -7062,9 +7092,9 @@ func (c *ClientWithResponses) UpdateInstanceWithBodyWithResponse(ctx context.Con
 	return ParseUpdateInstanceResponse(rsp)
 }
 
-// UpdateInstanceWithApplicationMergePatchPlusJSONBodyWithResponse Rename an instance
+// UpdateInstanceWithApplicationMergePatchPlusJSONBodyWithResponse Change an instance's name or windows
 //
-// A JSON merge patch (RFC 7396) of what can be changed: the name. Action `vmware-solutions.instances.update`.
+// A JSON merge patch (RFC 7396) of what can be changed: the name and the two windows within which nodes may serve keys without the key manager. Action `vmware-solutions.instances.update`.
 //
 // Takes a body of the `application/merge-patch+json` content type, and returns a wrapper object for the known response body format(s).
 //

@@ -30,6 +30,9 @@ type document struct {
 	Clients            []clientDocument  `json:"clients"`
 	// Absent for tenants whose clients need none.
 	Credential *credentialDocument `json:"credential"`
+	// Absent for tenants without that window.
+	CacheSeconds       int64 `json:"cache_seconds"`
+	OutageGraceSeconds int64 `json:"outage_grace_seconds"`
 	// Absent for tenants that have revoked and destroyed nothing.
 	Withheld    []string            `json:"withheld"`
 	WithheldAll bool                `json:"withheld_all"`
@@ -87,6 +90,7 @@ func decodeTenant(id tenant.ID, text []byte) (tenant.Tenant, error) {
 	t := tenant.Tenant{
 		ID: id, Account: d.Account, Name: d.Name, Suspended: d.Suspended, Shared: d.Shared, Names: d.Names, Ports: d.Ports,
 		ServerCertificates: d.ServerCertificates, WithheldAll: d.WithheldAll,
+		Cache: seconds(d.CacheSeconds), OutageGrace: seconds(d.OutageGraceSeconds),
 		Withheld: slices.Sorted(slices.Values(d.Withheld)), // the database's order may be a language's
 	}
 	for _, c := range d.Clients {

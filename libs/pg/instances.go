@@ -70,6 +70,9 @@ type Instance struct {
 	// UserName is the one of the credential that its KMIP clients have to send;
 	// empty if they need none.
 	UserName string
+	// Cache and OutageGrace are the windows of tenant.Tenant, in whole seconds.
+	Cache       time.Duration
+	OutageGrace time.Duration
 	// KeyManager is nil until there is one.
 	KeyManager *tenant.KeyManager
 }
@@ -166,14 +169,25 @@ func (s *Instances) Get(ctx context.Context, account string, id tenant.ID) (Inst
 // expects nothing.
 type Match func(Instance) bool
 
-// Rename gives an instance another name. It returns ErrNameTaken, ErrRemoved,
+// Settings are what of an instance can be changed at any time; nil leaves it as
+// it is.
+type Settings struct {
+	Name        *string
+	Cache       *time.Duration
+	OutageGrace *time.Duration
+}
+
+// Update changes an instance's settings. It returns ErrNameTaken, ErrRemoved,
 // or ErrStale.
-func (s *Instances) Rename(ctx context.Context, account string, id tenant.ID, name string, match Match) (Instance, error) {
+func (s *Instances) Update(ctx context.Context, account string, id tenant.ID, to Settings, match Match) (Instance, error) {
 	return s.edit(ctx, account, id, match, func(q *queries.Queries, before Instance) (bool, error) {
 		if before.Status == Removing {
 			return false, ErrRemoved
 		}
-		return true, q.RenameInstance(ctx, queries.RenameInstanceParams{Account: account, ID: string(id), Name: name})
+		return true, q.UpdateInstance(ctx, queries.UpdateInstanceParams{
+			Account: account, ID: string(id), Name: to.Name,
+			CacheSeconds: inSeconds(to.Cache), OutageGraceSeconds: inSeconds(to.OutageGrace),
+		})
 	})
 }
 
@@ -404,10 +418,21 @@ func getInstance(ctx context.Context, q *queries.Queries, account string, id ten
 // it too.
 const restorable = 30 * 24 * time.Hour
 
+func seconds[N int32 | int64](n N) time.Duration { return time.Duration(n) * time.Second }
+
+func inSeconds(d *time.Duration) *int32 {
+	if d == nil {
+		return nil
+	}
+	n := int32(*d / time.Second) //nolint:gosec // the column allows a day
+	return &n
+}
+
 func instanceOf(row queries.ListInstancesRow) Instance {
 	i := Instance{
 		ID: tenant.ID(row.ID), Account: row.Account, Name: row.Name, Region: row.Region, Status: Status(row.Status),
 		Shared: row.Shared, Suspended: row.Suspended, CreatedBy: row.CreatedBy, CreatedAt: row.CreatedAt, UpdatedAt: row.UpdatedAt, Revision: row.Revision,
+		Cache: seconds(row.CacheSeconds), OutageGrace: seconds(row.OutageGraceSeconds),
 	}
 	if row.KmipUserName != nil {
 		i.UserName = *row.KmipUserName

@@ -76,11 +76,11 @@ func TestDeletedInstance(t *testing.T) {
 	if all, err := s.ListCertificates(ctx, account, i.ID); err != nil || len(all) != 2 {
 		t.Errorf("its certificates: %v, %v", all, err)
 	}
-	_, rename := s.Rename(ctx, account, i.ID, "other", nil)
+	_, rename := s.Update(ctx, account, i.ID, Settings{Name: new("other")}, nil)
 	_, set := s.SetKeyManager(ctx, account, i.ID, newKeyManager(), nil)
 	_, add := s.AddCertificate(ctx, account, i.ID, newCertificate("x"))
 	for method, err := range map[string]error{
-		"Rename": rename, "SetKeyManager": set, "AddCertificate": add, "DeleteCertificate": s.DeleteCertificate(ctx, account, i.ID, own.ID),
+		"Update": rename, "SetKeyManager": set, "AddCertificate": add, "DeleteCertificate": s.DeleteCertificate(ctx, account, i.ID, own.ID),
 	} {
 		if !errors.Is(err, ErrRemoved) || fault.KindOf(err) != fault.Illegal {
 			t.Errorf("%s: %v, want ErrRemoved", method, err)
@@ -98,7 +98,7 @@ func TestDeletedInstance(t *testing.T) {
 	if _, err := s.Restore(ctx, account, i.ID); !errors.Is(err, ErrNameTaken) {
 		t.Errorf("Restore beside its namesake: %v, want ErrNameTaken", err)
 	}
-	if _, err := s.Rename(ctx, account, namesake.ID, "second", nil); err != nil {
+	if _, err := s.Update(ctx, account, namesake.ID, Settings{Name: new("second")}, nil); err != nil {
 		t.Fatal(err)
 	}
 	restored, err := s.Restore(ctx, account, i.ID)
@@ -137,13 +137,13 @@ func TestMatch(t *testing.T) {
 	s := NewInstances(openAs(t, pgtest.Database(t), "kmip_control"))
 	i := newInstance(t, s, account, "first")
 	at := func(revision int64) Match { return func(i Instance) bool { return i.Revision == revision } }
-	renamed, err := s.Rename(t.Context(), account, i.ID, "second", at(i.Revision))
+	renamed, err := s.Update(t.Context(), account, i.ID, Settings{Name: new("second")}, at(i.Revision))
 	if err != nil || renamed.Name != "second" || renamed.Revision <= i.Revision || !renamed.UpdatedAt.After(i.UpdatedAt) {
 		t.Errorf("renamed: %+v, %v", renamed, err)
 	}
-	_, rename := s.Rename(t.Context(), account, i.ID, "third", at(i.Revision))
+	_, rename := s.Update(t.Context(), account, i.ID, Settings{Name: new("third")}, at(i.Revision))
 	_, remove := s.Delete(t.Context(), account, i.ID, at(i.Revision))
-	for method, err := range map[string]error{"Rename": rename, "Delete": remove} {
+	for method, err := range map[string]error{"Update": rename, "Delete": remove} {
 		if !errors.Is(err, ErrStale) {
 			t.Errorf("%s: %v, want ErrStale", method, err)
 		}
@@ -152,7 +152,7 @@ func TestMatch(t *testing.T) {
 		t.Errorf("Get: %+v, %v; want %+v", got, err, renamed)
 	}
 	newInstance(t, s, account, "third")
-	if _, err := s.Rename(t.Context(), account, i.ID, "third", nil); !errors.Is(err, ErrNameTaken) {
+	if _, err := s.Update(t.Context(), account, i.ID, Settings{Name: new("third")}, nil); !errors.Is(err, ErrNameTaken) {
 		t.Errorf("a taken name: %v, want ErrNameTaken", err)
 	}
 }
@@ -220,7 +220,7 @@ func TestForeignInstanceIsNotFound(t *testing.T) {
 		_, list := s.ListCertificates(ctx, account, id)
 		_, endpoints := s.ListEndpoints(ctx, account, id)
 		_, refusals := s.ListRefusals(ctx, account, id)
-		_, rename := s.Rename(ctx, account, id, "x", nil)
+		_, rename := s.Update(ctx, account, id, Settings{Name: new("x")}, nil)
 		_, remove := s.Delete(ctx, account, id, nil)
 		_, restore := s.Restore(ctx, account, id)
 		_, one := s.GetCertificate(ctx, account, id, certificate.ID)
@@ -230,7 +230,7 @@ func TestForeignInstanceIsNotFound(t *testing.T) {
 		_, keep := s.KeepClientAuthority(ctx, account, id, Authority{Certificate: []byte("x"), SealedKey: []byte("x"), NotAfter: certificate.NotAfter}, certificate.NotAfter)
 		for method, err := range map[string]error{
 			"Get": get, "SetKeyManager": set, "AddCertificate": add, "ListCertificates": list,
-			"ListEndpoints": endpoints, "ListRefusals": refusals, "Rename": rename, "Delete": remove, "Restore": restore,
+			"ListEndpoints": endpoints, "ListRefusals": refusals, "Update": rename, "Delete": remove, "Restore": restore,
 			"GetCertificate": one, "RotateCertificate": rotate, "RemoveReplaced": replaced, "ClientAuthority": authority, "KeepClientAuthority": keep,
 			"DeleteCertificate": s.DeleteCertificate(ctx, account, id, certificate.ID),
 		} {

@@ -43,7 +43,14 @@ var (
 	nameForm   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9 ._-]*[A-Za-z0-9])?$`)
 )
 
-const maxName = 63 // characters
+const (
+	maxName = 63 // characters
+
+	// The longest windows: a boot of many hosts, and a day without the key
+	// manager. A revocation may take as long.
+	maxCache       = time.Hour
+	maxOutageGrace = 24 * time.Hour
+)
 
 // errNoInstance is the answer for an unknown and for a foreign instance alike.
 var errNoInstance = fault.New(fault.NotFound, "Your account has no instance with this id. GET /v1/instances lists those it has.")
@@ -150,28 +157,47 @@ func (h *handlers) GetInstance(ctx context.Context, request server.GetInstanceRe
 	return server.GetInstance200JSONResponse{Body: body, Headers: server.GetInstance200ResponseHeaders{ETag: tag}}, err
 }
 
-// UpdateInstance renames an instance.
+// UpdateInstance changes an instance's name or windows; an empty patch changes
+// nothing.
 func (h *handlers) UpdateInstance(ctx context.Context, request server.UpdateInstanceRequestObject) (server.UpdateInstanceResponseObject, error) {
 	instance, err := h.instance(ctx, request.ID)
 	if err != nil {
 		return nil, err
 	}
 	match, err := matches(&request.Params.IfMatch)
-	name := instance.Name // an empty patch changes nothing
-	if request.Body.Name != nil {
-		name = *request.Body.Name
+	problems := []error{err}
+	to := pg.Settings{Name: request.Body.Name}
+	if to.Name != nil {
+		problems = append(problems, checkName(*to.Name))
 	}
-	if err := errors.Join(err, checkName(name)); err != nil {
+	for _, w := range []struct {
+		field string
+		given *int32
+		most  time.Duration
+		to    **time.Duration
+	}{
+		{"cache_seconds", request.Body.CacheSeconds, maxCache, &to.Cache},
+		{"outage_grace_seconds", request.Body.OutageGraceSeconds, maxOutageGrace, &to.OutageGrace},
+	} {
+		if w.given == nil {
+			continue
+		}
+		window := time.Duration(*w.given) * time.Second
+		if *w.to = &window; window < 0 || window > w.most {
+			problems = append(problems, inField(w.field, fault.Invalid, "Field `%s` has to be a number from 0 to %d.", w.field, w.most/time.Second))
+		}
+	}
+	if err := errors.Join(problems...); err != nil {
 		return nil, err
 	}
-	renamed, err := h.instances.Rename(ctx, instance.Account, instance.ID, name, match)
+	updated, err := h.instances.Update(ctx, instance.Account, instance.ID, to, match)
 	switch {
 	case errors.Is(err, pg.ErrNameTaken):
-		return nil, inField("name", fault.Exists, "Your account has an instance named `%s` already. Choose another name.", name)
+		return nil, inField("name", fault.Exists, "Your account has an instance named `%s` already. Choose another name.", *to.Name)
 	case err != nil:
 		return nil, refused(err)
 	}
-	body, tag, err := h.show(ctx, renamed)
+	body, tag, err := h.show(ctx, updated)
 	return server.UpdateInstance200JSONResponse{Body: body, Headers: server.UpdateInstance200ResponseHeaders{ETag: tag}}, err
 }
 
@@ -263,6 +289,7 @@ func instanceModel(i pg.Instance, nodes []pg.Node, conditions []api.Condition) a
 	model := api.Instance{
 		ID: string(i.ID), Name: i.Name, Region: i.Region, Status: api.InstanceStatus(i.Status),
 		Suspended: i.Suspended, InForce: inForce(nodes, i.Revision), Conditions: conditions,
+		CacheSeconds: int32(i.Cache / time.Second), OutageGraceSeconds: int32(i.OutageGrace / time.Second), //nolint:gosec // a day at most
 		CRN:       (&tenant.Tenant{ID: i.ID, Account: i.Account}).CRN(i.Region),
 		CreatedAt: timestamp(i.CreatedAt), UpdatedAt: timestamp(i.UpdatedAt),
 	}

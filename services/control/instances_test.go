@@ -75,6 +75,33 @@ func provesItself(t *testing.T, e api.Endpoint, ca string) {
 	}
 }
 
+// Each window is off until it is set, alone or with others, and takes a revision.
+func TestWindows(t *testing.T) {
+	c := start(t)
+	path := c.instance(t, "a")
+	last := ""
+	for _, step := range []struct {
+		patch        string
+		cache, grace int32
+	}{
+		{`{}`, 0, 0},
+		{`{"cache_seconds":60}`, 60, 0},
+		{`{"outage_grace_seconds":86400}`, 60, 86400},
+		{`{"name":"b"}`, 60, 86400},
+		{`{"cache_seconds":0,"outage_grace_seconds":1,"name":"c"}`, 0, 1},
+	} {
+		r := c.patch(t, path, "*", step.patch)
+		got := read[api.Instance](t, r, http.StatusOK)
+		if got.CacheSeconds != step.cache || got.OutageGraceSeconds != step.grace || r.header.Get("ETag") == last {
+			t.Errorf("%s: %d and %d, ETag %s after %s", step.patch, got.CacheSeconds, got.OutageGraceSeconds, r.header.Get("ETag"), last)
+		}
+		last = r.header.Get("ETag")
+	}
+	if shown := read[api.Instance](t, c.call(t, "GET", path, ""), http.StatusOK); shown.Name != "c" || shown.OutageGraceSeconds != 1 {
+		t.Errorf("%+v", shown)
+	}
+}
+
 func TestInstanceNames(t *testing.T) {
 	c := start(t)
 	c.instance(t, "taken")

@@ -8,7 +8,7 @@ VALUES (@id, @account, @name, @region, @status, @suspended, @shared, @created_by
 -- name: ListInstances :many
 -- A page of an account's instances behind the one with an id, the oldest first. Deleted ones are among
 -- them if they are asked for and can be restored.
-SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at, i.deleted_at, i.revision, i.kmip_user_name,
+SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at, i.deleted_at, i.revision, i.kmip_user_name, i.cache_seconds, i.outage_grace_seconds,
     k.type, k.instance_crn, k.key_ring, k.root_key_id, k.sealed_api_key
 FROM instances i
 LEFT JOIN key_managers k ON k.instance_id = i.id
@@ -30,8 +30,11 @@ WHERE i.account = @account AND (i.deleted_at IS NULL OR @deleted::boolean AND i.
 SELECT id FROM instances
 WHERE account = @account AND id = @id AND (deleted_at IS NULL OR deleted_at > now() - interval '30 days') FOR UPDATE;
 
--- name: RenameInstance :exec
-UPDATE instances SET name = @name, updated_at = now() WHERE account = @account AND id = @id;
+-- name: UpdateInstance :exec
+UPDATE instances SET updated_at = now(), name = coalesce(sqlc.narg(name), name),
+    cache_seconds = coalesce(sqlc.narg(cache_seconds), cache_seconds),
+    outage_grace_seconds = coalesce(sqlc.narg(outage_grace_seconds), outage_grace_seconds)
+WHERE account = @account AND id = @id;
 
 -- name: SetCredential :exec
 UPDATE instances SET kmip_user_name = sqlc.narg(user_name), kmip_credential_digest = sqlc.narg(digest), updated_at = now()

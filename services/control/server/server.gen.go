@@ -31,7 +31,7 @@ type ServerInterface interface {
 	// GetInstance Get an instance
 	// (GET /v1/instances/{id})
 	GetInstance(w http.ResponseWriter, r *http.Request, id InstanceID)
-	// UpdateInstance Rename an instance
+	// UpdateInstance Change an instance's name or windows
 	// (PATCH /v1/instances/{id})
 	UpdateInstance(w http.ResponseWriter, r *http.Request, id InstanceID, params UpdateInstanceParams)
 	// ListInstanceClientCertificates List client certificates
@@ -127,7 +127,7 @@ func (_ Unimplemented) GetInstance(w http.ResponseWriter, r *http.Request, id In
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// UpdateInstance Rename an instance
+// UpdateInstance Change an instance's name or windows
 // (PATCH /v1/instances/{id})
 func (_ Unimplemented) UpdateInstance(w http.ResponseWriter, r *http.Request, id InstanceID, params UpdateInstanceParams) {
 	w.WriteHeader(http.StatusNotImplemented)
@@ -5098,7 +5098,7 @@ type StrictServerInterface interface {
 	// GetInstance Get an instance
 	// (GET /v1/instances/{id})
 	GetInstance(ctx context.Context, request GetInstanceRequestObject) (GetInstanceResponseObject, error)
-	// UpdateInstance Rename an instance
+	// UpdateInstance Change an instance's name or windows
 	// (PATCH /v1/instances/{id})
 	UpdateInstance(ctx context.Context, request UpdateInstanceRequestObject) (UpdateInstanceResponseObject, error)
 	// ListInstanceClientCertificates List client certificates

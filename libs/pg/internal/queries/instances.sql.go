@@ -136,7 +136,7 @@ func (q *Queries) ListEndpoints(ctx context.Context, instanceID string) ([]ListE
 }
 
 const listInstances = `-- name: ListInstances :many
-SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at, i.deleted_at, i.revision, i.kmip_user_name,
+SELECT i.id, i.account, i.name, i.region, i.status, i.suspended, i.shared, i.created_by, i.created_at, i.updated_at, i.deleted_at, i.revision, i.kmip_user_name, i.cache_seconds, i.outage_grace_seconds,
     k.type, k.instance_crn, k.key_ring, k.root_key_id, k.sealed_api_key
 FROM instances i
 LEFT JOIN key_managers k ON k.instance_id = i.id
@@ -160,24 +160,26 @@ type ListInstancesParams struct {
 }
 
 type ListInstancesRow struct {
-	ID           string
-	Account      string
-	Name         string
-	Region       string
-	Status       string
-	Suspended    bool
-	Shared       bool
-	CreatedBy    string
-	CreatedAt    time.Time
-	UpdatedAt    time.Time
-	DeletedAt    *time.Time
-	Revision     int64
-	KmipUserName *string
-	Type         *string
-	InstanceCrn  *string
-	KeyRing      *string
-	RootKeyID    *string
-	SealedApiKey []byte
+	ID                 string
+	Account            string
+	Name               string
+	Region             string
+	Status             string
+	Suspended          bool
+	Shared             bool
+	CreatedBy          string
+	CreatedAt          time.Time
+	UpdatedAt          time.Time
+	DeletedAt          *time.Time
+	Revision           int64
+	KmipUserName       *string
+	CacheSeconds       int32
+	OutageGraceSeconds int32
+	Type               *string
+	InstanceCrn        *string
+	KeyRing            *string
+	RootKeyID          *string
+	SealedApiKey       []byte
 }
 
 // A page of an account's instances behind the one with an id, the oldest first. Deleted ones are among
@@ -213,6 +215,8 @@ func (q *Queries) ListInstances(ctx context.Context, arg ListInstancesParams) ([
 			&i.DeletedAt,
 			&i.Revision,
 			&i.KmipUserName,
+			&i.CacheSeconds,
+			&i.OutageGraceSeconds,
 			&i.Type,
 			&i.InstanceCrn,
 			&i.KeyRing,
@@ -288,21 +292,6 @@ func (q *Queries) PutKeyManager(ctx context.Context, arg PutKeyManagerParams) er
 	return err
 }
 
-const renameInstance = `-- name: RenameInstance :exec
-UPDATE instances SET name = $1, updated_at = now() WHERE account = $2 AND id = $3
-`
-
-type RenameInstanceParams struct {
-	Name    string
-	Account string
-	ID      string
-}
-
-func (q *Queries) RenameInstance(ctx context.Context, arg RenameInstanceParams) error {
-	_, err := q.db.Exec(ctx, renameInstance, arg.Name, arg.Account, arg.ID)
-	return err
-}
-
 const restoreInstance = `-- name: RestoreInstance :exec
 UPDATE instances SET deleted_at = NULL, updated_at = now(),
     status = CASE WHEN EXISTS (SELECT FROM key_moves v WHERE v.instance_id = instances.id) THEN 'configuring'
@@ -375,5 +364,31 @@ SET CONSTRAINTS ALL IMMEDIATE
 // The revision is taken at commit, or now.
 func (q *Queries) TakeRevision(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, takeRevision)
+	return err
+}
+
+const updateInstance = `-- name: UpdateInstance :exec
+UPDATE instances SET updated_at = now(), name = coalesce($1, name),
+    cache_seconds = coalesce($2, cache_seconds),
+    outage_grace_seconds = coalesce($3, outage_grace_seconds)
+WHERE account = $4 AND id = $5
+`
+
+type UpdateInstanceParams struct {
+	Name               *string
+	CacheSeconds       *int32
+	OutageGraceSeconds *int32
+	Account            string
+	ID                 string
+}
+
+func (q *Queries) UpdateInstance(ctx context.Context, arg UpdateInstanceParams) error {
+	_, err := q.db.Exec(ctx, updateInstance,
+		arg.Name,
+		arg.CacheSeconds,
+		arg.OutageGraceSeconds,
+		arg.Account,
+		arg.ID,
+	)
 	return err
 }
