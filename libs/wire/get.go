@@ -56,6 +56,7 @@ func (b *batch) get(ctx context.Context, c message.Cursor) error {
 	if err != nil {
 		return err
 	}
+	b.window = key.Window
 	b.answer.putGot(&key)
 	return nil
 }

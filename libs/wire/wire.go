@@ -65,6 +65,7 @@ type Item struct {
 	Object    kmip.ObjectID // the object it was about, if that is known
 	Reason    uint32        // result reason sent (KMIP 1.4, 9.1.3.2.29); 0 for success
 	Err       error         // nil for success; for the log alone
+	Window    engine.Window // by which a key was served without the key manager's word
 }
 
 // Respond carries out a request of a tenant that has been admitted; s is its
@@ -147,12 +148,13 @@ type batch struct {
 	version    version // of the answer
 	answer     answer
 	object     kmip.ObjectID // the object of the current item
+	window     engine.Window // by which its key was served
 }
 
 // run carries out the item on which c stands and adds its result to the
 // answer.
 func (b *batch) run(ctx context.Context, c message.Cursor) Item {
-	b.object = ""
+	b.object, b.window = "", ""
 	it, err := b.parseItem(c)
 	open := b.answer.begin(&it)
 	if err == nil {
@@ -163,7 +165,7 @@ func (b *batch) run(ctx context.Context, c message.Cursor) Item {
 	} else {
 		b.answer.fail(open, err)
 	}
-	return Item{Operation: nameOf(it.operation), Object: b.object, Reason: uint32(reasonOf(err, b.version)), Err: err}
+	return Item{Operation: nameOf(it.operation), Object: b.object, Reason: uint32(reasonOf(err, b.version)), Err: err, Window: b.window}
 }
 
 func (b *batch) execute(ctx context.Context, it *batchItem) error {

@@ -3,6 +3,7 @@ package node
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
 
@@ -13,6 +14,7 @@ type metrics struct {
 	items                                       *prometheus.CounterVec   // tenant, operation, result
 	duration                                    *prometheus.HistogramVec // operation of the first item
 	keyManager                                  *prometheus.CounterVec   // tenant, action, result
+	windows                                     *prometheus.CounterVec   // tenant, window
 	panics                                      prometheus.Counter
 	doors                                       *prometheus.GaugeVec // state: open, missing
 	reportsFailed                               prometheus.Counter
@@ -43,6 +45,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		keyManager: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kmip_key_manager_calls_total", Help: "Calls to tenants' key managers, by tenant, action and result (success or the kind of failure).",
 		}, []string{"tenant", "action", "result"}),
+		windows: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kmip_window_keys_total", Help: "Keys served within a window of the tenant's, without the key manager's word: cache or grace.",
+		}, []string{"tenant", "window"}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "kmip_connection_panics_total", Help: "Connections that ended by a panic: a mistake of this program.",
 		}),
@@ -56,7 +61,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "kmip_configuration_copy_failed_total", Help: "Times that the configuration could not be written to the disk.",
 		}),
 	}
-	r.MustRegister(m.copyFailed, m.handshakes, m.items, m.duration, m.keyManager, m.panics, m.doors, m.reportsFailed)
+	r.MustRegister(m.copyFailed, m.handshakes, m.items, m.duration, m.keyManager, m.windows, m.panics, m.doors, m.reportsFailed)
 	return m
 }
 
@@ -64,6 +69,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 func (m *metrics) forget(id tenant.ID) {
 	m.items.DeletePartialMatch(prometheus.Labels{"tenant": string(id)})
 	m.keyManager.DeletePartialMatch(prometheus.Labels{"tenant": string(id)})
+	m.windows.DeletePartialMatch(prometheus.Labels{"tenant": string(id)})
 }
 
 // newAge tells how old the configuration is.
@@ -71,4 +77,11 @@ func newAge(r prometheus.Registerer, c *configuration) {
 	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "kmip_configuration_age_seconds", Help: "Time since the configuration in force was known to be the newest; 0 before there is one.",
 	}, func() float64 { return c.age().Seconds() }))
+}
+
+// newHeldKeys tells how many keys are held within the tenants' windows.
+func newHeldKeys(r prometheus.Registerer, e *engine.Engine) {
+	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "kmip_held_keys", Help: "Keys in memory within tenants' windows; each is wiped when its window has passed.",
+	}, func() float64 { return float64(e.Held()) }))
 }

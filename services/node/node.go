@@ -25,6 +25,7 @@ const vendor = "KMIP for VMware"
 // Node is a KMIP node, ready to run.
 type Node struct {
 	server   *server
+	engine   *engine.Engine
 	reporter *reporter
 	pool     *pg.Pool
 	log      *slog.Logger
@@ -68,14 +69,16 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *Node, err error) {
 	}
 	newAge(registry, follow)
 	used := &uses{tenants: make(map[tenant.ID]*use)}
-	respond := &wire.Responder{
-		Engine: engine.New(engine.Config{Objects: pg.NewObjects(n.pool), KeyManagers: counted(p.managers.open, m, used), Now: obs.Now}),
-		Now:    obs.Now, Vendor: vendor,
-	}
+	n.engine = engine.New(engine.Config{Objects: pg.NewObjects(n.pool), KeyManagers: counted(p.managers.open, m, used), Now: obs.Now})
+	newHeldKeys(registry, n.engine)
+	respond := &wire.Responder{Engine: n.engine, Now: obs.Now, Vendor: vendor}
 	n.server = newServer(p.port, p.certificate, follow, respond, n.log, m, obs.Now)
 	n.server.doors.host, n.server.doors.offset = p.host, c.DedicatedPortOffset
 	n.server.drainDelay = c.DrainDelay
-	follow.replaced = n.server.replaced
+	follow.replaced = func() {
+		n.engine.Obey(follow.current.Load())
+		n.server.replaced()
+	}
 	n.reporter = &reporter{reports: pg.NewReports(n.pool, c.Name), server: n.server, uses: used, rival: rate.Sometimes{Interval: complainEvery}}
 	n.adminAPI = obs.Admin(registry, func(context.Context) error { return n.server.ready() })
 	return n, nil
@@ -109,6 +112,9 @@ func (n *Node) close() {
 		if l != nil {
 			l.Close()
 		}
+	}
+	if n.engine != nil {
+		n.engine.Close()
 	}
 	if n.pool != nil {
 		n.pool.Close()

@@ -325,6 +325,10 @@ func (x *session) report(ctx context.Context, log *slog.Logger, t *tenant.Tenant
 		level, details := slog.LevelInfo, []any{
 			"operation", it.Operation, "unique_identifier", it.Object, "result", result, "duration_ms", float64(took.Microseconds()) / 1000,
 		}
+		if it.Window != "" {
+			details = append(details, "window", it.Window)
+			x.server.metrics.windows.WithLabelValues(string(t.ID), string(it.Window)).Inc()
+		}
 		if it.Err != nil {
 			level, details = slog.LevelWarn, append(details, "result_reason", it.Reason, "error", it.Err)
 		}
