@@ -144,6 +144,13 @@ type Located struct {
 // KeyRef is the id that the key manager gave to a standard key (UUID).
 type KeyRef string
 
+// StoredKey is a standard key as the key manager's list shows it.
+type StoredKey struct {
+	Object  kmip.ObjectID // by its name; the envelope in it decides
+	Ref     KeyRef
+	Deleted bool // by the customer or by Destroy; restorable for 30 days
+}
+
 // Binding is authenticated with the wrapped KEK: a blob moved to another
 // tenant or object does not open.
 type Binding struct {
@@ -193,6 +200,10 @@ type KeyManager interface {
 	// FindSince returns the standard keys, not deleted, that were stored for id
 	// since a time, and perhaps some from shortly before, the oldest first.
 	FindSince(ctx context.Context, id kmip.ObjectID, since time.Time) ([]KeyRef, error)
+	// List returns the standard keys that are named after objects, of whatever
+	// tenant, the oldest first, with those deleted that the key manager still
+	// knows. It reads the whole list, of at most 100,000 keys.
+	List(ctx context.Context) ([]StoredKey, error)
 	// Delete deletes a standard key; deleting a deleted one is no error.
 	Delete(ctx context.Context, ref KeyRef) error
 	// Check does each needed action once on a probe: wrap, store, load, list,

@@ -181,18 +181,38 @@ func (c *Client) lastReading() (refs map[string]engine.KeyRef, fresh bool) {
 	return c.index.refs, c.index.refs != nil && c.now().Sub(c.index.asked) < readEvery
 }
 
-// readIndex reads the names of all standard keys, in all key rings if we may: the
-// customer may have moved some.
+// readIndex reads the names of all standard keys.
 func (c *Client) readIndex(ctx context.Context) (map[string]engine.KeyRef, error) {
+	asked := c.now()
+	all, err := c.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	refs := make(map[string]engine.KeyRef, len(all))
+	for _, k := range all {
+		if name := standardKeyName(k.Object); refs[name] == "" {
+			refs[name] = k.Ref
+		}
+	}
+	c.index.mu.Lock()
+	defer c.index.mu.Unlock()
+	c.index.refs, c.index.asked = refs, asked
+	return refs, nil
+}
+
+// List implements engine.KeyManager. It reads all key rings if we may: the
+// customer may have moved some keys.
+func (c *Client) List(ctx context.Context) ([]engine.StoredKey, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
-	asked := c.now()
-	var refs map[string]engine.KeyRef
+	var all []engine.StoredKey
 	read := func(anyRing bool) error {
-		refs = make(map[string]engine.KeyRef)
+		all = nil
 		return c.list(ctx, anyRing, "", func(k key) {
-			if strings.HasPrefix(k.Name, engine.StandardKeyPrefix) && refs[k.Name] == "" {
-				refs[k.Name] = engine.KeyRef(k.ID)
+			if id, ours := strings.CutPrefix(k.Name, engine.StandardKeyPrefix); ours {
+				all = append(all, engine.StoredKey{
+					Object: kmip.ObjectID(id), Ref: engine.KeyRef(k.ID), Deleted: k.Deleted || k.State == stateDestroyed,
+				})
 			}
 		})
 	}
@@ -203,8 +223,5 @@ func (c *Client) readIndex(ctx context.Context) (map[string]engine.KeyRef, error
 	if err != nil {
 		return nil, err
 	}
-	c.index.mu.Lock()
-	defer c.index.mu.Unlock()
-	c.index.refs, c.index.asked = refs, asked
-	return refs, nil
+	return all, nil
 }

@@ -168,6 +168,13 @@ func (c counter) FindSince(ctx context.Context, id kmip.ObjectID, since time.Tim
 	return refs, err
 }
 
+// List implements engine.KeyManager.
+func (c counter) List(ctx context.Context) ([]engine.StoredKey, error) {
+	all, err := c.KeyManager.List(ctx)
+	c.count("list", err)
+	return all, err
+}
+
 // Delete implements engine.KeyManager.
 func (c counter) Delete(ctx context.Context, ref engine.KeyRef) error {
 	err := c.KeyManager.Delete(ctx, ref)

@@ -127,6 +127,31 @@ func KeyManager(t *testing.T, open func(t *testing.T) KeyManagerUnderTest) {
 		}
 	})
 
+	t.Run("all stored keys are listed, also once deleted", func(t *testing.T) {
+		m := open(t)
+		_, one, first := store(t, m)
+		_, two, second := store(t, m)
+		third, err := m.Store(t.Context(), one.Object.ID, one)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.DeleteStandardKey(t, second)
+		want := map[engine.KeyRef]engine.StoredKey{
+			first: {Object: one.Object.ID, Ref: first}, second: {Object: two.Object.ID, Ref: second, Deleted: true}, third: {Object: one.Object.ID, Ref: third},
+		}
+		all, err := m.List(t.Context())
+		for _, k := range all { // others may have keys there as well
+			if one, ours := want[k.Ref]; ours && k == one {
+				delete(want, k.Ref)
+			} else if ours {
+				t.Errorf("listed %+v, want %+v", k, one)
+			}
+		}
+		if err != nil || len(want) > 0 {
+			t.Errorf("not listed: %v, %v", want, err)
+		}
+	})
+
 	t.Run("an object without a stored key is not found", func(t *testing.T) {
 		m := open(t)
 		_, e, _ := store(t, m)
@@ -183,6 +208,9 @@ func KeyManager(t *testing.T, open func(t *testing.T) KeyManagerUnderTest) {
 		if _, err := m.Find(ctx, e.Object.ID); !errors.Is(err, engine.ErrUnavailable) {
 			t.Errorf("Find: %v, want ErrUnavailable", err)
 		}
+		if _, err := m.List(ctx); !errors.Is(err, engine.ErrUnavailable) {
+			t.Errorf("List: %v, want ErrUnavailable", err)
+		}
 	})
 }
 
@@ -215,6 +243,7 @@ type Vault struct {
 	mu   sync.Mutex
 	ring *secret.Keyring
 	keys map[engine.KeyRef][]byte          // envelopes; nil once deleted
+	made []engine.StoredKey                // all that were stored, the oldest first; Deleted is not kept
 	of   map[kmip.ObjectID][]engine.KeyRef // those of each object, the oldest first
 	// Fail, when set, decides each call's error: before it takes effect, and
 	// (done true) after. It is called with the name of the method.
@@ -293,6 +322,7 @@ func (v *Vault) Store(ctx context.Context, id kmip.ObjectID, e engine.Envelope) 
 		ref = engine.KeyRef(uuid.NewString())
 		v.keys[ref] = payload
 		v.of[id] = append(v.of[id], ref)
+		v.made = append(v.made, engine.StoredKey{Object: id, Ref: ref})
 		return err
 	})
 	if err != nil {
@@ -339,6 +369,18 @@ func (v *Vault) FindSince(ctx context.Context, id kmip.ObjectID, _ time.Time) (r
 		return nil
 	})
 	return refs, err
+}
+
+// List implements engine.KeyManager.
+func (v *Vault) List(ctx context.Context) (all []engine.StoredKey, err error) {
+	err = v.call(ctx, "List", func() error {
+		for _, k := range v.made {
+			k.Deleted = v.keys[k.Ref] == nil
+			all = append(all, k)
+		}
+		return nil
+	})
+	return all, err
 }
 
 // Delete implements engine.KeyManager.
