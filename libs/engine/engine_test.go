@@ -17,6 +17,12 @@ func TestStandIns(t *testing.T) {
 	t.Run("objects", func(t *testing.T) {
 		enginetest.Objects(t, func(*testing.T, tenant.ID, tenant.ID) engine.Objects { return enginetest.NewObjects() })
 	})
+	t.Run("ledger", func(t *testing.T) {
+		enginetest.Ledgers(t, func(*testing.T, tenant.ID, tenant.ID) (engine.Ledger, engine.Objects) {
+			l := enginetest.NewObjects()
+			return l, l
+		})
+	})
 	t.Run("key manager", func(t *testing.T) {
 		enginetest.KeyManager(t, func(*testing.T) enginetest.KeyManagerUnderTest {
 			v := enginetest.NewKeyManager()

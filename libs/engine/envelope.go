@@ -48,6 +48,12 @@ var errTooLarge = fault.New(fault.Invalid, "The object and its attributes are la
 // fits reports whether a standard key can hold so many bytes.
 func fits(bytes int) bool { return base64.StdEncoding.EncodedLen(bytes) <= MaxEnvelope }
 
+// record returns the row that an envelope tells of, which is in a standard key.
+func (e Envelope) record(ref KeyRef) Record {
+	e.Object.Served = true // for all that is known
+	return Record{Object: e.Object, Phase: Live, Location: e.Location, KeyRef: ref}
+}
+
 // DecodeEnvelope reads an envelope of the object id, strictly. It does not
 // check the tenant: only unwrap proves that.
 func DecodeEnvelope(payload []byte, id kmip.ObjectID) (Envelope, error) {

@@ -92,8 +92,7 @@ func (e *Engine) find(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (
 			var envelope Envelope
 			if envelope, err = keys.Load(ctx, id, ref); err == nil && envelope.Tenant == t.ID {
 				e.memory.envelopes.Set(subject{t.ID, id, ref}, envelope)
-				envelope.Object.Served = true // for all that is known
-				return Record{Object: envelope.Object, Phase: Live, Location: envelope.Location, KeyRef: ref}, nil
+				return envelope.record(ref), nil
 			}
 		}
 		// Instances of a customer may share a key manager: another's is unknown.
@@ -123,29 +122,37 @@ func (e *Engine) recover(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID
 	if !matches(o.material, &r.Object) {
 		return Record{}, errMismatch
 	}
+	r, _, err = restore(ctx, e.objects, t, r, pending)
+	return r, err // without the ledger it serves all the same
+}
+
+// restore writes the row of an object whose envelope has opened, in place of
+// none or of a pending one, and returns the row that there is: somebody else may
+// have been faster. Recorded is false if the ledger does not answer.
+func restore(ctx context.Context, objects Objects, t *tenant.Tenant, r, pending Record) (row Record, recorded bool, err error) {
 	r.Recovered = true
-	if r.Object.State = kmip.Active; t.Withholds(string(id)) {
+	if r.Object.State = kmip.Active; t.Withholds(string(r.Object.ID)) {
 		r.Object.State = kmip.Deactivated
 	}
 	for {
 		if pending.Version == 0 {
-			err = e.objects.Create(ctx, t.ID, r)
+			err = objects.Create(ctx, t.ID, r)
 			r.Version = 1
 		} else {
 			r.Version = pending.Version
-			err = e.objects.Replace(ctx, t.ID, r)
+			err = objects.Replace(ctx, t.ID, r)
 			r.Version++
 		}
 		switch {
 		case errors.Is(err, ErrUnavailable):
-			return r, nil // it serves all the same
+			return r, false, nil
 		case !errors.Is(err, ErrExists) && !errors.Is(err, ErrConflict) && !errors.Is(err, ErrNotFound):
-			return r, err
+			return r, err == nil, err
 		}
-		have, err := e.objects.Get(ctx, t.ID, id)
+		have, err := objects.Get(ctx, t.ID, r.Object.ID)
 		lost := errors.Is(err, ErrNotFound) || err == nil && have.Phase == Pending
 		if !lost || len(r.Object.Names()) == 0 {
-			return have, err // somebody else was faster
+			return have, err == nil, err
 		}
 		r.Object.DropNames() // another object has them by now
 	}

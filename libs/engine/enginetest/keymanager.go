@@ -266,6 +266,26 @@ func (v *Vault) DeleteRootKey() {
 	v.ring = nil
 }
 
+// Hide leaves a standard key out of lists, as one in a key ring that we may not
+// see.
+func (v *Vault) Hide(ref engine.KeyRef) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.made = slices.DeleteFunc(v.made, func(k engine.StoredKey) bool { return k.Ref == ref })
+}
+
+// Put replaces what a standard key holds.
+func (v *Vault) Put(t *testing.T, ref engine.KeyRef, e engine.Envelope) {
+	t.Helper()
+	payload, err := e.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.keys[ref] = payload
+}
+
 // Stored returns the number of standard keys that are not deleted.
 func (v *Vault) Stored() (n int) {
 	v.mu.Lock()

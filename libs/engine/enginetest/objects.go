@@ -411,6 +411,15 @@ func (l *Ledger) Lose() {
 	l.made = nil
 }
 
+// Forget forgets one row.
+func (l *Ledger) Forget(t tenant.ID, id kmip.ObjectID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := ledgerKey{t, id}
+	delete(l.rows, k)
+	l.made = slices.DeleteFunc(l.made, func(made ledgerKey) bool { return made == k })
+}
+
 // taken reports whether one of r's names is held by another row.
 func taken(rows map[ledgerKey]engine.Record, k ledgerKey, r engine.Record) bool {
 	for other, have := range rows {
