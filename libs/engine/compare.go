@@ -127,7 +127,7 @@ func Compare(ctx context.Context, t *tenant.Tenant, ledger Ledger, managers KeyM
 			return Comparison{}, err
 		}
 	}
-	rand.Shuffle(len(c.checks), func(i, j int) { c.checks[i], c.checks[j] = c.checks[j], c.checks[i] })
+	rand.Shuffle(len(c.checks), func(i, j int) { c.checks[i], c.checks[j] = c.checks[j], c.checks[i] }) //nolint:gosec // a sample, not a secret
 	if !thorough {
 		// What the list does not explain comes first.
 		slices.SortStableFunc(c.checks, func(a, b check) int { return cmp.Compare(a.doubt, b.doubt) })

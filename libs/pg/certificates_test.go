@@ -29,7 +29,7 @@ func (f feed) certificate(t *testing.T, i Instance, c Certificate) Certificate {
 func (f feed) due(t *testing.T) []string {
 	t.Helper()
 	admin := superuser(t, f.database)
-	j := NewJobs(openAs(t, f.database, "kmip_control"), time.Hour, slog.New(slog.DiscardHandler))
+	j := NewJobs(openAs(t, f.database, "kmip_control"), Intervals{Check: time.Hour, Reconcile: time.Hour}, slog.New(slog.DiscardHandler))
 	if err := j.sweep(t.Context(), sweep{}); err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ const (
 	KeyManagerReady      ConditionType = "key_manager_ready"     // the key manager does what reading and making keys needs
 	DestroyPermitted     ConditionType = "destroy_permitted"     // it would delete standard keys
 	ServiceAuthorization ConditionType = "service_authorization" // it lets the instance itself in
+	KeysReconciled       ConditionType = "keys_reconciled"       // it holds the keys that the ledger names, and no others
 )
 
 // ConditionStatus tells whether a condition holds.

@@ -77,6 +77,12 @@ type Instance struct {
 	KeyManager *tenant.KeyManager
 }
 
+// Tenant returns the instance for work on its keys, which may still lie in former
+// key managers.
+func (i Instance) Tenant(former []tenant.KeyManager) *tenant.Tenant {
+	return &tenant.Tenant{ID: i.ID, Account: i.Account, Name: i.Name, Shared: i.Shared, KeyManager: i.KeyManager, Former: former}
+}
+
 // Endpoint is a host name and port of one instance alone.
 type Endpoint struct {
 	HostName          string // lower case

@@ -21,6 +21,8 @@ import (
 const (
 	// jobTime ends one try of a job; longer work goes on in the next.
 	jobTime = 30 * time.Second
+	// reconcileTime is that of comparing a ledger: a long list takes its time.
+	reconcileTime = 5 * time.Minute
 	// rescueAfter is when a job counts as left behind by a process that was
 	// killed; every half minute such ones are tried again.
 	rescueAfter = jobTime + 5*time.Second
@@ -48,6 +50,8 @@ type (
 	RenewCertificates struct{ Subject }
 	// MoveKeys moves keys to the present root key.
 	MoveKeys struct{ Subject }
+	// Reconcile compares the ledger with the key manager.
+	Reconcile struct{ Subject }
 	// RemoveReplaced removes client certificates whose successors are in use.
 	RemoveReplaced struct{ Subject }
 	// sweep looks for work that is due.
@@ -67,6 +71,9 @@ func (RenewCertificates) Kind() string { return "renew_certificates" }
 func (MoveKeys) Kind() string { return "move_keys" }
 
 // Kind names the kind in the queue.
+func (Reconcile) Kind() string { return "reconcile" }
+
+// Kind names the kind in the queue.
 func (RemoveReplaced) Kind() string { return "remove_replaced" }
 
 // Kind names the kind in the queue.
@@ -74,7 +81,7 @@ func (sweep) Kind() string { return "sweep" }
 
 // jobOf returns a job by the name of its kind.
 func jobOf(kind string, s Subject) (Job, error) {
-	for _, j := range []Job{CheckKeyManager{s}, SettleObjects{s}, RenewCertificates{s}, MoveKeys{s}, RemoveReplaced{s}} {
+	for _, j := range []Job{CheckKeyManager{s}, SettleObjects{s}, RenewCertificates{s}, MoveKeys{s}, RemoveReplaced{s}, Reconcile{s}} {
 		if j.Kind() == kind {
 			return j, nil
 		}
@@ -119,14 +126,22 @@ func enqueue(ctx context.Context, tx pgx.Tx, jobs ...Job) error {
 type Jobs struct {
 	pool    *Pool
 	workers *river.Workers
-	every   time.Duration
+	every   Intervals
 	log     *slog.Logger
 }
 
-// NewJobs returns the queue of a database. Each key manager is checked once
-// within checkEvery, unless it was used meanwhile.
-func NewJobs(pool *Pool, checkEvery time.Duration, log *slog.Logger) *Jobs {
-	j := &Jobs{pool: pool, workers: river.NewWorkers(), every: checkEvery, log: log}
+// Intervals say within what time each instance is looked after once.
+type Intervals struct {
+	Check     time.Duration // of its key manager, unless it was used meanwhile
+	Reconcile time.Duration // of its ledger with its key manager
+}
+
+// shortest is the one that decides how often there may be work.
+func (i Intervals) shortest() time.Duration { return min(i.Check, i.Reconcile) }
+
+// NewJobs returns the queue of a database.
+func NewJobs(pool *Pool, every Intervals, log *slog.Logger) *Jobs {
+	j := &Jobs{pool: pool, workers: river.NewWorkers(), every: every, log: log}
 	Handle(j, j.sweep)
 	return j
 }
@@ -135,13 +150,30 @@ func NewJobs(pool *Pool, checkEvery time.Duration, log *slog.Logger) *Jobs {
 // at the same time when a process hangs. A job whose do fails is tried again,
 // later each time; Again asks for the next try itself.
 func Handle[J Job](j *Jobs, do func(context.Context, J) error) {
-	river.AddWorker(j.workers, river.WorkFunc(func(ctx context.Context, job *river.Job[J]) error {
-		err := do(ctx, job.Args)
-		if again := (Again{}); errors.As(err, &again) {
-			return river.JobSnooze(again.After)
-		}
-		return err
-	}))
+	river.AddWorker(j.workers, &worker[J]{do: do})
+}
+
+// worker works the jobs of one kind.
+type worker[J Job] struct {
+	river.WorkerDefaults[J]
+	do func(context.Context, J) error
+}
+
+// Work implements river.Worker.
+func (w *worker[J]) Work(ctx context.Context, job *river.Job[J]) error {
+	err := w.do(ctx, job.Args)
+	if again := (Again{}); errors.As(err, &again) {
+		return river.JobSnooze(again.After)
+	}
+	return err
+}
+
+// Timeout implements river.Worker; 0 is jobTime.
+func (w *worker[J]) Timeout(job *river.Job[J]) time.Duration {
+	if job.Kind == (Reconcile{}).Kind() {
+		return reconcileTime
+	}
+	return 0
 }
 
 // Again is what a job returns that did a part and wants to go on later.
@@ -162,7 +194,7 @@ func (j *Jobs) Run(ctx context.Context) error {
 			RescueStuckJobsAfter: rescueAfter, CompletedJobRetentionPeriod: keepJobs, CancelledJobRetentionPeriod: keepJobs,
 			Logger: slog.New(troubles{j.log.Handler()}),
 			PeriodicJobs: []*river.PeriodicJob{river.NewPeriodicJob(
-				river.PeriodicInterval(min(max(j.every/10, time.Second), 30*time.Second)),
+				river.PeriodicInterval(min(max(j.every.shortest()/10, time.Second), 30*time.Second)),
 				func() (river.JobArgs, *river.InsertOpts) {
 					return sweep{}, &river.InsertOpts{UniqueOpts: river.UniqueOpts{ByArgs: true, ByState: unfinished}}
 				},
@@ -196,11 +228,19 @@ func (t troubles) Enabled(ctx context.Context, level slog.Level) bool {
 // sweep puts into the queue what is due.
 func (j *Jobs) sweep(ctx context.Context, _ sweep) error {
 	return j.pool.transactTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
-		rows, err := queries.New(tx).TakeDueWork(ctx, j.every.Seconds())
+		q := queries.New(tx)
+		rows, err := q.TakeDueWork(ctx, j.every.Check.Seconds())
 		if err != nil {
 			return err
 		}
-		due := make([]Job, 0, len(rows))
+		ledgers, err := q.TakeDueReconciliations(ctx, j.every.Reconcile.Seconds())
+		if err != nil {
+			return err
+		}
+		due := make([]Job, 0, len(rows)+len(ledgers))
+		for _, row := range ledgers {
+			due = append(due, Reconcile{Subject{Account: row.Account, Instance: tenant.ID(row.InstanceID)}})
+		}
 		for _, row := range rows {
 			job, err := jobOf(row.Kind, Subject{Account: row.Account, Instance: tenant.ID(row.InstanceID)})
 			if err != nil {

@@ -62,7 +62,7 @@ func TestJobsSideBySide(t *testing.T) {
 	defer stop()
 	ended := make(chan error, 2)
 	for range 2 {
-		j := NewJobs(openAs(t, database, "kmip_control"), time.Hour, slog.New(slog.DiscardHandler))
+		j := NewJobs(openAs(t, database, "kmip_control"), Intervals{Check: time.Hour, Reconcile: time.Hour}, slog.New(slog.DiscardHandler))
 		Handle(j, func(_ context.Context, job CheckKeyManager) error {
 			jobs <- job.Subject
 			if <-more {
@@ -107,7 +107,7 @@ func TestWhatIsDue(t *testing.T) {
 	node := NewReports(openAs(t, database, "kmip_node"), "node-1")
 	mine, other := connected(t, s, account), connected(t, s, stranger)
 	newInstance(t, s, account, "without a key manager")
-	j := NewJobs(pool, time.Hour, slog.New(slog.DiscardHandler))
+	j := NewJobs(pool, Intervals{Check: time.Hour, Reconcile: time.Hour}, slog.New(slog.DiscardHandler))
 	due := func(when string, want ...string) {
 		t.Helper()
 		if err := j.sweep(t.Context(), sweep{}); err != nil {

@@ -28,12 +28,13 @@ var (
 // Objects is the ledger of managed objects. Its pool's role is kmip_node.
 type Objects struct {
 	pool *Pool
+	jobs bool // the role is kmip_control, which becomes kmip_jobs for each transaction
 }
 
 var _ engine.Objects = (*Objects)(nil)
 
 // NewObjects returns the ledger in a database.
-func NewObjects(pool *Pool) *Objects { return &Objects{pool} }
+func NewObjects(pool *Pool) *Objects { return &Objects{pool: pool} }
 
 // Create implements engine.Objects.
 func (o *Objects) Create(ctx context.Context, t tenant.ID, r engine.Record) error {
@@ -52,6 +53,8 @@ func (o *Objects) Create(ctx context.Context, t tenant.ID, r engine.Record) erro
 			return errObjectExists
 		case violates(err, "object_names_pkey"):
 			return errNameExists
+		case err == nil && r.Withheld():
+			return q.WithholdObject(ctx, queries.WithholdObjectParams{Tenant: string(t), ID: string(r.Object.ID)})
 		}
 		return err
 	})
@@ -173,6 +176,11 @@ func (o *Objects) Locate(ctx context.Context, t tenant.ID, query engine.Query) (
 // in runs do in a transaction that sees the tenant's rows alone.
 func (o *Objects) in(ctx context.Context, t tenant.ID, do func(*queries.Queries) error) error {
 	return o.pool.transact(ctx, pgx.TxOptions{}, func(q *queries.Queries) error {
+		if o.jobs {
+			if err := q.BecomeJobs(ctx); err != nil {
+				return err
+			}
+		}
 		if err := q.SetTenant(ctx, string(t)); err != nil {
 			return err
 		}

@@ -5,22 +5,22 @@ import (
 	"encoding/json"
 	"errors"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/pg/internal/queries"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
 
-// Ledger is what jobs do to the ledger. Its pool's role is kmip_control, which
-// becomes kmip_jobs for each transaction. Every call names the tenant and sees
-// its rows alone.
+// Ledger is what jobs and operators' commands do to the ledger. Its pool's role
+// is kmip_control, which becomes kmip_jobs for each transaction; that makes no
+// rows but recovered ones. Every call names the tenant and sees its rows alone.
 type Ledger struct {
-	pool *Pool
+	*Objects
 }
 
+var _ engine.Ledger = (*Ledger)(nil)
+
 // NewLedger returns the ledger in a database.
-func NewLedger(pool *Pool) *Ledger { return &Ledger{pool} }
+func NewLedger(pool *Pool) *Ledger { return &Ledger{&Objects{pool: pool, jobs: true}} }
 
 // maxUnsettled is how many rows a list has.
 const maxUnsettled = 100
@@ -74,14 +74,5 @@ func (l *Ledger) swap(ctx context.Context, t tenant.ID, do func(*queries.Queries
 			return errObjectConflict
 		}
 		return err
-	})
-}
-
-func (l *Ledger) in(ctx context.Context, t tenant.ID, do func(*queries.Queries) error) error {
-	return l.pool.transact(ctx, pgx.TxOptions{}, func(q *queries.Queries) error {
-		if err := errors.Join(q.BecomeJobs(ctx), q.SetTenant(ctx, string(t))); err != nil {
-			return err
-		}
-		return do(q)
 	})
 }

@@ -102,6 +102,18 @@ func TestJobsRole(t *testing.T) {
 	if tag, err := c.Exec(t.Context(), "SELECT FROM objects"); err != nil || tag.RowsAffected() != 0 {
 		t.Errorf("without a tenant: %d rows, %v", tag.RowsAffected(), err)
 	}
+	const add = "INSERT INTO objects (tenant, id, phase, object, location, key_ref, version, recovered, pending_until) VALUES ($1, $2, $3, '{}', '{}', '', 1, $4, now())"
+	run(t, c, "SELECT set_config('kmip.tenant', $1, false)", string(mine))
+	run(t, c, add, string(mine), "recovered", "live", true)
+	for _, row := range []struct {
+		tenant    tenant.ID
+		phase     string
+		recovered bool
+	}{{mine, "live", false}, {mine, "pending", true}, {other, "live", true}} {
+		if _, err := c.Exec(t.Context(), add, string(row.tenant), "another", row.phase, row.recovered); err == nil {
+			t.Errorf("kmip_jobs makes a row %+v", row)
+		}
+	}
 	for _, forbidden := range []string{"SELECT FROM instances", "SELECT FROM river_job", "INSERT INTO objects DEFAULT VALUES", "SELECT take_due_work(1)"} {
 		if _, err := c.Exec(t.Context(), forbidden); err == nil {
 			t.Errorf("kmip_jobs may: %s", forbidden)

@@ -78,6 +78,10 @@ type Config struct {
 	// once, unless it was used meanwhile; all control planes of a cell have the
 	// same.
 	CheckInterval time.Duration `env:"KMIP_CHECK_INTERVAL" envDefault:"15m"`
+	// ReconcileInterval is within what time each instance's ledger is compared
+	// once with its key manager, which costs a reading of the list of all keys;
+	// all control planes of a cell have the same.
+	ReconcileInterval time.Duration `env:"KMIP_RECONCILE_INTERVAL" envDefault:"24h"`
 	// Events takes a record of each call of the customer API; nil: nobody does,
 	// and those that change an instance are kept in the database alone.
 	Events audit.Sink `env:"-"`
@@ -127,6 +131,9 @@ func (c Config) check() (parts, error) {
 	}
 	if c.CheckInterval < time.Second {
 		problem("KMIP_CHECK_INTERVAL", "%s is too short; set it to one second or more, for example 15m", c.CheckInterval)
+	}
+	if c.ReconcileInterval < time.Second {
+		problem("KMIP_RECONCILE_INTERVAL", "%s is too short; set it to one second or more, for example 24h", c.ReconcileInterval)
 	}
 	p.iam = iam.Config{URL: c.IAMURL, Issuer: c.IAMIssuer, Now: obs.Now}
 	tokens, err := iam.NewTokens(p.iam)

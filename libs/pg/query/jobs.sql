@@ -29,7 +29,8 @@ ON CONFLICT (instance_id, type) DO UPDATE SET status = excluded.status, reason =
     since = CASE WHEN c.status = excluded.status AND c.reason = excluded.reason THEN c.since ELSE now() END;
 
 -- name: DeleteOtherConditions :exec
-DELETE FROM instance_conditions WHERE instance_id = @instance_id AND type <> ALL (@types::text[]);
+-- Of those that checks find out.
+DELETE FROM instance_conditions WHERE instance_id = @instance_id AND type <> ALL (@types::text[]) AND type <> 'keys_reconciled';
 
 -- name: GetCheck :one
 SELECT thorough FROM key_manager_checks WHERE instance_id = @instance_id;

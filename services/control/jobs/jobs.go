@@ -73,10 +73,6 @@ func (w *Worker) reacher(t *tenant.Tenant) func(engine.Location) (engine.KeyMana
 	}
 }
 
-func tenantOf(i pg.Instance) *tenant.Tenant {
-	return &tenant.Tenant{ID: i.ID, Account: i.Account, Name: i.Name, Shared: i.Shared, KeyManager: i.KeyManager}
-}
-
 // checkKeyManager finds out whether an instance's key manager still does what
 // the service needs, and records the conditions. That it doesn't is no failure
 // of the job.
@@ -89,7 +85,7 @@ func (w *Worker) checkKeyManager(ctx context.Context, job pg.CheckKeyManager) er
 	if err != nil {
 		return err
 	}
-	keys, ready := w.Open(tenantOf(i))
+	keys, ready := w.Open(i.Tenant(nil))
 	var destroy error
 	if ready == nil {
 		limited, cancel := context.WithTimeout(ctx, w.CheckDeadline)
@@ -151,9 +147,7 @@ func (w *Worker) settleObjects(ctx context.Context, job pg.SettleObjects) error 
 	if err != nil {
 		return err
 	}
-	t := tenantOf(i)
-	t.Former = move.Former
-	at := w.reacher(t)
+	at := w.reacher(i.Tenant(move.Former))
 	rows, err := w.Ledger.ListUnsettled(ctx, i.ID)
 	if err != nil || len(rows) == 0 {
 		return err

@@ -41,9 +41,7 @@ func (w *Worker) moveKeys(ctx context.Context, job pg.MoveKeys) error {
 			return pg.Again{After: moveSoon}
 		}
 	}
-	t := tenantOf(i)
-	t.Former = move.Former
-	failed, last, err := w.moveRound(ctx, t)
+	failed, last, err := w.moveRound(ctx, i.Tenant(move.Former))
 	if err != nil {
 		return err
 	}

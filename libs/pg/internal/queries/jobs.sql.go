@@ -45,7 +45,7 @@ func (q *Queries) ClaimNobody(ctx context.Context, arg ClaimNobodyParams) (int64
 }
 
 const deleteOtherConditions = `-- name: DeleteOtherConditions :exec
-DELETE FROM instance_conditions WHERE instance_id = $1 AND type <> ALL ($2::text[])
+DELETE FROM instance_conditions WHERE instance_id = $1 AND type <> ALL ($2::text[]) AND type <> 'keys_reconciled'
 `
 
 type DeleteOtherConditionsParams struct {
@@ -53,6 +53,7 @@ type DeleteOtherConditionsParams struct {
 	Types      []string
 }
 
+// Of those that checks find out.
 func (q *Queries) DeleteOtherConditions(ctx context.Context, arg DeleteOtherConditionsParams) error {
 	_, err := q.db.Exec(ctx, deleteOtherConditions, arg.InstanceID, arg.Types)
 	return err
