@@ -59,6 +59,7 @@ const (
 	ConditionTypeDestroyPermitted     ConditionType = "destroy_permitted"
 	ConditionTypeEndpointCertificate  ConditionType = "endpoint_certificate"
 	ConditionTypeKeyManagerReady      ConditionType = "key_manager_ready"
+	ConditionTypeKeysReconciled       ConditionType = "keys_reconciled"
 	ConditionTypeServiceAuthorization ConditionType = "service_authorization"
 )
 
@@ -72,6 +73,8 @@ func (e ConditionType) Valid() bool {
 	case ConditionTypeEndpointCertificate:
 		return true
 	case ConditionTypeKeyManagerReady:
+		return true
+	case ConditionTypeKeysReconciled:
 		return true
 	case ConditionTypeServiceAuthorization:
 		return true
@@ -441,7 +444,7 @@ type Condition struct {
 	// Example: true
 	Status ConditionStatus `json:"status"`
 
-	// Type `key_manager_ready`: the key manager does what making and reading keys needs. `destroy_permitted`: it deletes standard keys. `service_authorization`: it lets the instance in; absent with an API key. `client_certificates`: one is allowed, and none ends within 30 days. `endpoint_certificate`: the server certificate of the instance's own host name is renewed in time; absent without one.
+	// Type `key_manager_ready`: the key manager does what making and reading keys needs. `destroy_permitted`: it deletes standard keys. `service_authorization`: it lets the instance in; absent with an API key. `client_certificates`: one is allowed, and none ends within 30 days. `endpoint_certificate`: the server certificate of the instance's own host name is renewed in time; absent without one. `keys_reconciled`: the key manager holds the keys that are recorded, and no others; found out within a day, absent before.
 	//
 	// Example: key_manager_ready
 	Type ConditionType `json:"type"`
@@ -452,7 +455,7 @@ type Condition struct {
 // Example: true
 type ConditionStatus string
 
-// ConditionType `key_manager_ready`: the key manager does what making and reading keys needs. `destroy_permitted`: it deletes standard keys. `service_authorization`: it lets the instance in; absent with an API key. `client_certificates`: one is allowed, and none ends within 30 days. `endpoint_certificate`: the server certificate of the instance's own host name is renewed in time; absent without one.
+// ConditionType `key_manager_ready`: the key manager does what making and reading keys needs. `destroy_permitted`: it deletes standard keys. `service_authorization`: it lets the instance in; absent with an API key. `client_certificates`: one is allowed, and none ends within 30 days. `endpoint_certificate`: the server certificate of the instance's own host name is renewed in time; absent without one. `keys_reconciled`: the key manager holds the keys that are recorded, and no others; found out within a day, absent before.
 //
 // Example: key_manager_ready
 type ConditionType string

@@ -80,7 +80,7 @@ func New(ctx context.Context, config Config, log *slog.Logger) (*Control, error)
 		&gate{verify: verifier.Verify, authorize: h.authorize, limits: limits.New(obs.Now), once: instances.Once, witness: recorder.Record})
 	c.queue = pg.NewJobs(c.pool, pg.Intervals{Check: config.CheckInterval, Reconcile: config.ReconcileInterval}, log)
 	worker := &jobs.Worker{
-		Instances: instances, Ledger: ledger, Open: p.manager.reach, CheckDeadline: checkDeadline, Now: obs.Now, Log: log,
+		Instances: instances, Ledger: ledger, Open: p.manager.reach, Findings: jobs.NewFindings(reg), CheckDeadline: checkDeadline, Now: obs.Now, Log: log,
 	}
 	if p.dedicated != nil {
 		worker.Certificate = p.dedicated.servers.Certificate

@@ -1,6 +1,7 @@
-// Package jobs does what nobody waits for: it checks key managers, settles
-// objects that clients began, moves keys to another root key, renews server
-// certificates, and removes client certificates that were replaced.
+// Package jobs does what nobody waits for: it checks key managers, compares
+// them with the ledger, settles objects that clients began, moves keys to
+// another root key, renews server certificates, and removes client certificates
+// that were replaced.
 package jobs
 
 import (
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/fault"
@@ -31,6 +33,7 @@ type Worker struct {
 	// Certificate signs a server certificate for a host name and returns it in
 	// DER; nil: none can be signed here.
 	Certificate   func(hostName string) (der []byte, notAfter time.Time, err error)
+	Findings      *prometheus.CounterVec
 	CheckDeadline time.Duration // the key manager's answer to all of a check
 	Now           func() time.Time
 	Log           *slog.Logger
@@ -43,6 +46,7 @@ func (w *Worker) Handle(queue *pg.Jobs) {
 	pg.Handle(queue, w.renewCertificates)
 	pg.Handle(queue, w.moveKeys)
 	pg.Handle(queue, w.removeReplaced)
+	pg.Handle(queue, w.reconcile)
 }
 
 // subject returns a job's instance, unless there is none with a key manager
