@@ -102,6 +102,12 @@ func (s *Instances) SetReconciliation(ctx context.Context, account string, id te
 	})
 }
 
+// ReconcileSoon makes an instance's ledger the next to be compared, because
+// somebody has changed it.
+func (s *Instances) ReconcileSoon(ctx context.Context, account string, id tenant.ID) error {
+	return s.change(ctx, account, id, func(q *queries.Queries) error { return q.ReconcileSoon(ctx, string(id)) })
+}
+
 // GetReconciliation returns what the last comparison has found, or ErrNotFound.
 func (s *Instances) GetReconciliation(ctx context.Context, account string, id tenant.ID) (r Reconciliation, err error) {
 	err = s.in(ctx, account, func(q *queries.Queries) error {

@@ -137,6 +137,13 @@ func TestReconciliationsAreDue(t *testing.T) {
 	due()
 	run(t, admin, "UPDATE key_manager_checks SET reconcile_at = now() WHERE reconcile_at BETWEEN now() AND now() + interval '1 hour'")
 	due(one, two)
+	if err := s.ReconcileSoon(t.Context(), account, one.ID); err != nil {
+		t.Fatal(err)
+	}
+	due(one)
+	if err := s.ReconcileSoon(t.Context(), account, two.ID); !errors.Is(err, ErrNotFound) {
+		t.Errorf("another account's: %v", err)
+	}
 	all, err := s.Connected(t.Context())
 	want := []Subject{{account, one.ID}, {stranger, two.ID}}
 	if slices.SortFunc(want, func(a, b Subject) int { return compareIDs(a.Instance, b.Instance) }); err != nil || !reflect.DeepEqual(all, want) {

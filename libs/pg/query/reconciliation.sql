@@ -22,3 +22,6 @@ ON CONFLICT (instance_id) DO UPDATE SET found = excluded.found, seconds = exclud
 
 -- name: GetReconciliation :one
 SELECT found, seconds, finished_at FROM reconciliations WHERE instance_id = @instance_id;
+
+-- name: ReconcileSoon :exec
+UPDATE key_manager_checks SET reconcile_at = now() WHERE instance_id = @instance_id;

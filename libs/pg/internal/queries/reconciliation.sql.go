@@ -149,6 +149,15 @@ func (q *Queries) PutReconciliation(ctx context.Context, arg PutReconciliationPa
 	return err
 }
 
+const reconcileSoon = `-- name: ReconcileSoon :exec
+UPDATE key_manager_checks SET reconcile_at = now() WHERE instance_id = $1
+`
+
+func (q *Queries) ReconcileSoon(ctx context.Context, instanceID string) error {
+	_, err := q.db.Exec(ctx, reconcileSoon, instanceID)
+	return err
+}
+
 const recordedElsewhere = `-- name: RecordedElsewhere :many
 SELECT id::text AS id FROM recorded_elsewhere($1, $2::text[])
 `
