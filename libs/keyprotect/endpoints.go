@@ -32,7 +32,8 @@ type Endpoints struct {
 //	crn:v1:bluemix:public:kms:us-south:a/<account>:<guid>::=https://<host>
 //
 // Entries are separated by commas; blank ones are skipped. Plain http is
-// accepted for this machine alone. All mistakes are reported together.
+// accepted for this machine alone. A table without entries is a mistake; all
+// mistakes are reported together.
 func ParseEndpoints(text string) (Endpoints, error) {
 	table := Endpoints{addresses: make(map[string]string)}
 	var mistakes []error
@@ -52,6 +53,9 @@ func ParseEndpoints(text string) (Endpoints, error) {
 		default:
 			table.addresses[place] = address
 		}
+	}
+	if len(table.addresses)+len(mistakes) == 0 {
+		mistakes = append(mistakes, errors.New("no key manager address"))
 	}
 	if len(mistakes) > 0 {
 		return Endpoints{}, errors.Join(mistakes...)

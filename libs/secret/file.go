@@ -22,4 +22,18 @@ func ReadFile(path string) (*Bytes, error) {
 	return Of(bytes.Clone(word)), nil
 }
 
+// ReadKeyring returns the set of ParseKeyring that a file holds now.
+func ReadKeyring(path string) (*Keyring, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(text)
+	ring, err := ParseKeyring(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return ring, nil
+}
+
 var errNotOneWord = errors.New("the file holds no secret, or more than one")

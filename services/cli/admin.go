@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/caarlos0/env/v11"
 	"github.com/spf13/cobra"
@@ -14,6 +13,7 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/iam"
 	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
+	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
@@ -58,20 +58,20 @@ func openCell(ctx context.Context) (*cell, error) {
 			problems = append(problems, fmt.Errorf("%s: %w; %s", variable, err, remedy))
 		}
 	}
-	c := &cell{managers: &keyprotect.Factory{}}
+	c := &cell{managers: &keyprotect.Factory{Now: obs.Now}}
 	if s.DatabaseURL == "" {
 		problem("DATABASE_URL", errNotSet, "set it to postgres://kmip_control:<password>@<host>:<port>/<database>")
 	} else {
 		c.pool, err = pg.Open(ctx, pg.Config{URL: s.DatabaseURL})
 		problem("DATABASE_URL", err, "set it as for kmip-control")
 	}
-	if c.managers.Endpoints, err = keyprotect.ParseEndpoints(s.KeyManagerEndpoints); s.KeyManagerEndpoints == "" {
+	c.managers.Endpoints, err = keyprotect.ParseEndpoints(s.KeyManagerEndpoints)
+	problem("KMIP_KEY_MANAGER_ENDPOINTS", err, "set it as for kmip-control")
+	if c.managers.Keyring, err = secret.ReadKeyring(s.SealingKeysFile); s.SealingKeysFile == "" {
 		err = errNotSet
 	}
-	problem("KMIP_KEY_MANAGER_ENDPOINTS", err, "set it as for kmip-control")
-	c.managers.Keyring, err = readKeyring(s.SealingKeysFile)
 	problem("KMIP_SEALING_KEYS_FILE", err, "set it as for kmip-control")
-	tokens, err := iam.NewTokens(iam.Config{URL: s.IAMURL})
+	tokens, err := iam.NewTokens(iam.Config{URL: s.IAMURL, Now: obs.Now})
 	problem("KMIP_IAM_URL", err, "leave it out for IBM Cloud")
 	c.managers.Tokens = func(apiKey *secret.Bytes) keyprotect.Tokens { return tokens.ForAPIKey(apiKey) }
 	if s.ServiceAPIKeyFile != "" && tokens != nil {
@@ -93,18 +93,6 @@ func openCell(ctx context.Context) (*cell, error) {
 }
 
 var errNotSet = errors.New("not set")
-
-func readKeyring(file string) (*secret.Keyring, error) {
-	if file == "" {
-		return nil, errNotSet
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	defer clear(text)
-	return secret.ParseKeyring(string(text))
-}
 
 // subject returns the instance with an id.
 func (c *cell) subject(ctx context.Context, id string) (pg.Subject, error) {

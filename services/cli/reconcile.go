@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kmip-for-vmware/kmip/libs/engine"
+	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
@@ -81,12 +82,13 @@ func (x *cell) compare(ctx context.Context, s pg.Subject, deep bool) (reconciled
 	if err != nil {
 		return reconciled{}, err
 	}
-	began := time.Now()
+	began := obs.Now()
 	found, err := engine.Compare(ctx, t, x.ledger, x.open, deep)
 	if err != nil {
 		return reconciled{}, err
 	}
-	return reconciled{s.Instance, time.Now().UTC(), time.Since(began).Seconds(), found}, nil
+	now := obs.Now()
+	return reconciled{s.Instance, now.UTC(), now.Sub(began).Seconds(), found}, nil
 }
 
 func (x *cell) lastCompared(ctx context.Context, s pg.Subject) (reconciled, error) {

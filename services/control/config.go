@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -146,9 +145,6 @@ func (c Config) check() (parts, error) {
 		problem("KMIP_IAM_URL", "%w; leave it out for IBM Cloud", err)
 	}
 	addresses, err := keyprotect.ParseEndpoints(c.KeyManagerEndpoints)
-	if err == nil && c.KeyManagerEndpoints == "" {
-		err = errors.New("not set")
-	}
 	if err != nil {
 		problem("KMIP_KEY_MANAGER_ENDPOINTS", "%w; set it to kms/%s=<URL of Key Protect>,hs-crypto/%s=<URL of HPCS>", err, c.Region, c.Region)
 	}
@@ -230,14 +226,9 @@ func (c Config) keyring() (*secret.Keyring, error) {
 	if c.SealingKeysFile == "" {
 		return nil, errors.New(variable + ": not set; set it to a file with one key per line, each made with `openssl rand -base64 32`")
 	}
-	text, err := os.ReadFile(c.SealingKeysFile)
+	ring, err := secret.ReadKeyring(c.SealingKeysFile)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", variable, err)
-	}
-	ring, err := secret.ParseKeyring(string(text))
-	clear(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %s: %w", variable, c.SealingKeysFile, err)
 	}
 	return ring, nil
 }

@@ -131,9 +131,6 @@ func (c Config) check() (parts, error) {
 		problem("KMIP_IAM_URL", "%w; leave it out for IBM Cloud", err)
 	}
 	endpoints, err := keyprotect.ParseEndpoints(c.KeyManagerEndpoints)
-	if err == nil && c.KeyManagerEndpoints == "" {
-		err = errors.New("not set")
-	}
 	if err != nil {
 		problem("KMIP_KEY_MANAGER_ENDPOINTS", "%w; set it to kms/<region>=<URL of Key Protect>,hs-crypto/<region>=<URL of HPCS>", err)
 	}

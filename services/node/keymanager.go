@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"sync"
@@ -87,14 +86,9 @@ func (k *keyManagers) load() error {
 	if now == k.read {
 		return nil
 	}
-	text, err := os.ReadFile(k.file)
+	keyring, err := secret.ReadKeyring(k.file)
 	if err != nil {
 		return err
-	}
-	defer clear(text)
-	keyring, err := secret.ParseKeyring(string(text))
-	if err != nil {
-		return fmt.Errorf("%s: %w", k.file, err)
 	}
 	k.read, k.ring, k.factory = now, keyring, &keyprotect.Factory{Endpoints: k.endpoints, Keyring: keyring, Tokens: k.tokens, Service: k.service, Now: obs.Now}
 	return nil
