@@ -59,7 +59,8 @@ func TestCompare(t *testing.T) {
 	}
 	good, deleted, never, destroyed := b.create(t), b.create(t), b.create(t), b.create(t)
 	first, second, twice, another, lost := b.create(t), b.create(t), b.create(t), b.create(t), b.create(t)
-	if c, found := b.compare(t, b.one, true); len(found) > 0 || c.Rows != 9 || c.StandardKeys != 10 || c.Loaded != 9 || c.Wrong() != 0 {
+	others, dead := b.create(t), b.create(t)
+	if c, found := b.compare(t, b.one, true); len(found) > 0 || c.Rows != 11 || c.StandardKeys != 12 || c.Loaded != 11 || c.Wrong() != 0 {
 		t.Fatalf("nothing is wrong: %+v", c)
 	}
 	if err := errors.Join(b.keys.Delete(t.Context(), b.row(t, deleted).KeyRef), b.Destroy(t.Context(), b.one, destroyed)); err != nil {
@@ -77,18 +78,30 @@ func TestCompare(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.change(t, another, func(r *engine.Record) { r.Object.Digest = []byte("another") })
+	if envelope, err = b.keys.Load(t.Context(), others, b.row(t, others).KeyRef); err != nil {
+		t.Fatal(err)
+	}
+	envelope.Tenant = b.two.ID
+	b.keys.Put(t, b.row(t, others).KeyRef, envelope)
 	row := b.row(t, lost)
 	b.objects.Forget(b.one.ID, lost)
+	if err := b.keys.Delete(t.Context(), b.row(t, dead).KeyRef); err != nil {
+		t.Fatal(err)
+	}
+	b.objects.Forget(b.one.ID, dead)
 
 	c, found := b.compare(t, b.one, true)
 	want := []string{
 		"key_missing " + string(deleted), "key_missing " + string(never), "mismatched " + string(first), "mismatched " + string(second),
-		"mismatched " + string(another), "unrecorded " + string(lost), "duplicate " + string(twice),
+		"mismatched " + string(another), "mismatched " + string(others), "unrecorded " + string(lost), "duplicate " + string(twice),
 		"duplicate " + string(never), // the one that its row should name
 	}
 	slices.Sort(want)
-	if !slices.Equal(found, want) || c.Wrong() != 6 {
+	if !slices.Equal(found, want) || c.Wrong() != 7 {
 		t.Errorf("found %v\nwant %v", found, want)
+	}
+	if c.Loaded != 6 { // what the lists don't tell: good, never, twice, another, lost, others
+		t.Errorf("%d envelopes were loaded", c.Loaded)
 	}
 	for _, f := range c.Findings {
 		if f.Restorable != (f.Object == deleted) {
@@ -101,7 +114,7 @@ func TestCompare(t *testing.T) {
 	if _, found := b.compare(t, b.two, true); len(found) > 0 {
 		t.Errorf("the other tenant's: %v", found)
 	}
-	if got := b.row(t, good).Version; got != 2 || b.keys.Stored() != 9 {
+	if got := b.row(t, good).Version; got != 2 || b.keys.Stored() != 10 {
 		t.Errorf("the comparison changed something: version %d, %d standard keys", got, b.keys.Stored())
 	}
 }
@@ -124,17 +137,24 @@ func TestCompareSeesNoGhosts(t *testing.T) {
 	}
 }
 
-// A comparison looks into a sample; a thorough one looks into all.
+// A comparison looks into a sample, of what the list does not explain first; a
+// thorough one looks into all.
 func TestCompareSamples(t *testing.T) {
 	b := newBench()
-	for range 210 {
+	const keys = 600
+	for range keys {
 		b.create(t)
 	}
-	if c, found := b.compare(t, b.one, false); c.Loaded != 200 || c.Unchecked != 10 || len(found) > 0 {
+	if c, found := b.compare(t, b.one, false); c.Loaded != 200 || c.Unchecked != keys-200 || len(found) > 0 {
 		t.Errorf("%+v", c)
 	}
-	if c, _ := b.compare(t, b.one, true); c.Loaded != 210 || c.Unchecked != 0 {
+	if c, _ := b.compare(t, b.one, true); c.Loaded != keys || c.Unchecked != 0 {
 		t.Errorf("thorough: %+v", c)
+	}
+	lost := b.objects.Newest(b.one.ID)
+	b.objects.Forget(b.one.ID, lost)
+	if _, found := b.compare(t, b.one, false); len(found) != 1 || found[0] != "unrecorded "+string(lost) {
+		t.Errorf("a row is lost: %v", found)
 	}
 	standard, err := b.keys.List(t.Context())
 	if err != nil {
@@ -145,7 +165,7 @@ func TestCompareSamples(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if c, found := b.compare(t, b.one, false); c.Counts[engine.KeyMissing] != 210 || len(found) != engine.MaxFindings {
+	if c, found := b.compare(t, b.one, false); c.Counts[engine.KeyMissing] != keys-1 || len(found) != engine.MaxFindings {
 		t.Errorf("all deleted: %v, %d shown", c.Counts, len(found))
 	}
 }
