@@ -54,7 +54,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp 
 #variable_conflict use_column
 BEGIN
     PERFORM set_config('kmip.sweep', 'on', true);
-    RETURN QUERY WITH places AS (
+    RETURN QUERY WITH places AS NOT MATERIALIZED (
         SELECT instance_id, instance_crn FROM key_managers UNION ALL SELECT instance_id, instance_crn FROM former_key_managers
     )
     SELECT DISTINCT o.id FROM objects o

@@ -350,3 +350,28 @@ func TestRebuildFails(t *testing.T) {
 		})
 	}
 }
+
+// A key manager that goes away ends it soon, and the next time goes on.
+func TestRebuildGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench()
+		const keys = 100
+		for range keys {
+			b.create(t)
+		}
+		b.objects.Lose()
+		b.keys.Fail = func(method string, _ bool) error {
+			if method == "Unwrap" {
+				return engine.ErrUnavailable
+			}
+			return nil
+		}
+		how := engine.Rebuilding{Progress: func(int, int) {}}
+		got, err := engine.Rebuild(t.Context(), b.one, b.objects, b.keys.KeyManagers, how)
+		if !errors.Is(err, engine.ErrUnavailable) || got.Written != 0 || len(got.Failed) > 20 {
+			t.Errorf("%d written, %d failed, %v", got.Written, len(got.Failed), err)
+		}
+		b.keys.Fail = nil
+		b.rebuild(t, b.one, false, engine.Rebuilt{Written: keys})
+	})
+}

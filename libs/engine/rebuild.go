@@ -66,7 +66,7 @@ func Rebuild(ctx context.Context, t *tenant.Tenant, ledger Ledger, managers KeyM
 	var g errgroup.Group
 	g.SetLimit(abreast)
 	for id, copies := range unknown {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || b.gaveUp() {
 			break
 		}
 		g.Go(func() error {
@@ -76,6 +76,9 @@ func Rebuild(ctx context.Context, t *tenant.Tenant, ledger Ledger, managers KeyM
 		})
 	}
 	_ = g.Wait() // what failed is noted
+	if b.gaveUp() {
+		return b.done, fault.New(fault.Unavailable, "The key manager or the database does not answer. Do it again later for the rest.")
+	}
 	return b.done, ctx.Err()
 }
 
@@ -94,7 +97,14 @@ type rebuilding struct {
 
 	mu       sync.Mutex
 	progress int
+	away     int // objects in a row for which something did not answer
 	done     Rebuilt
+}
+
+func (b *rebuilding) gaveUp() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.away >= givenUp
 }
 
 func (b *rebuilding) note(id kmip.ObjectID, ours bool, err error) {
@@ -107,6 +117,9 @@ func (b *rebuilding) note(id kmip.ObjectID, ours bool, err error) {
 		b.done.Written++
 	default:
 		b.done.Foreign++
+	}
+	if b.away++; !errors.Is(err, ErrUnavailable) {
+		b.away = 0
 	}
 	b.progress++
 	b.how.Progress(b.progress, b.total)

@@ -136,9 +136,6 @@ type Intervals struct {
 	Reconcile time.Duration // of its ledger with its key manager
 }
 
-// shortest is the one that decides how often there may be work.
-func (i Intervals) shortest() time.Duration { return min(i.Check, i.Reconcile) }
-
 // NewJobs returns the queue of a database.
 func NewJobs(pool *Pool, every Intervals, log *slog.Logger) *Jobs {
 	j := &Jobs{pool: pool, workers: river.NewWorkers(), every: every, log: log}
@@ -194,7 +191,7 @@ func (j *Jobs) Run(ctx context.Context) error {
 			RescueStuckJobsAfter: rescueAfter, CompletedJobRetentionPeriod: keepJobs, CancelledJobRetentionPeriod: keepJobs,
 			Logger: slog.New(troubles{j.log.Handler()}),
 			PeriodicJobs: []*river.PeriodicJob{river.NewPeriodicJob(
-				river.PeriodicInterval(min(max(j.every.shortest()/10, time.Second), 30*time.Second)),
+				river.PeriodicInterval(min(max(min(j.every.Check, j.every.Reconcile)/10, time.Second), 30*time.Second)),
 				func() (river.JobArgs, *river.InsertOpts) {
 					return sweep{}, &river.InsertOpts{UniqueOpts: river.UniqueOpts{ByArgs: true, ByState: unfinished}}
 				},
@@ -228,19 +225,13 @@ func (t troubles) Enabled(ctx context.Context, level slog.Level) bool {
 // sweep puts into the queue what is due.
 func (j *Jobs) sweep(ctx context.Context, _ sweep) error {
 	return j.pool.transactTx(ctx, pgx.TxOptions{}, func(tx pgx.Tx) error {
-		q := queries.New(tx)
-		rows, err := q.TakeDueWork(ctx, j.every.Check.Seconds())
+		rows, err := queries.New(tx).TakeDueWork(ctx, queries.TakeDueWorkParams{
+			CheckSeconds: j.every.Check.Seconds(), ReconcileSeconds: j.every.Reconcile.Seconds(),
+		})
 		if err != nil {
 			return err
 		}
-		ledgers, err := q.TakeDueReconciliations(ctx, j.every.Reconcile.Seconds())
-		if err != nil {
-			return err
-		}
-		due := make([]Job, 0, len(rows)+len(ledgers))
-		for _, row := range ledgers {
-			due = append(due, Reconcile{Subject{Account: row.Account, Instance: tenant.ID(row.InstanceID)}})
-		}
+		due := make([]Job, 0, len(rows))
 		for _, row := range rows {
 			job, err := jobOf(row.Kind, Subject{Account: row.Account, Instance: tenant.ID(row.InstanceID)})
 			if err != nil {

@@ -121,12 +121,13 @@ func TestReconciliationsAreDue(t *testing.T) {
 	q := queries.New(pool.pool)
 	due := func(want ...Instance) {
 		t.Helper()
-		rows, err := q.TakeDueReconciliations(t.Context(), time.Hour.Seconds())
+		rows, err := q.TakeDueWork(t.Context(), queries.TakeDueWorkParams{CheckSeconds: time.Hour.Seconds(), ReconcileSeconds: time.Hour.Seconds()})
+		rows = slices.DeleteFunc(rows, func(r queries.TakeDueWorkRow) bool { return r.Kind != (Reconcile{}).Kind() })
 		if err != nil || len(rows) != len(want) {
 			t.Fatalf("due are %v, %v, want %v", rows, err, want)
 		}
 		for _, i := range want {
-			if !slices.Contains(rows, queries.TakeDueReconciliationsRow{Account: i.Account, InstanceID: string(i.ID)}) {
+			if !slices.Contains(rows, queries.TakeDueWorkRow{Kind: (Reconcile{}).Kind(), Account: i.Account, InstanceID: string(i.ID)}) {
 				t.Errorf("due are %v, want %s", rows, i.ID)
 			}
 		}

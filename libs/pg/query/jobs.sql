@@ -1,7 +1,9 @@
 -- name: TakeDueWork :many
 SELECT kind::text AS kind, account::text AS account, instance_id::text AS instance_id FROM take_due_work(@check_seconds)
 UNION ALL
-SELECT 'remove_replaced', account::text, instance_id::text FROM replaced_certificates();
+SELECT 'remove_replaced', account::text, instance_id::text FROM replaced_certificates()
+UNION ALL
+SELECT 'reconcile', account::text, instance_id::text FROM take_due_reconciliations(@reconcile_seconds);
 
 -- name: ReportUse :exec
 SELECT report_use(@served::uuid[], @denied::uuid[]);

@@ -1,6 +1,3 @@
--- name: TakeDueReconciliations :many
-SELECT account::text AS account, instance_id::text AS instance_id FROM take_due_reconciliations(@within_seconds);
-
 -- name: ListConnected :many
 SELECT account::text AS account, instance_id::text AS instance_id FROM connected_instances();
 

@@ -50,7 +50,7 @@ func (w *Worker) reconcile(ctx context.Context, job pg.Reconcile) error {
 		level = slog.LevelWarn
 	}
 	w.Log.Log(ctx, level, "ledger compared with key manager", "tenant", i.ID, "took", took.String(), "rows", found.Rows, "standard_keys", found.StandardKeys,
-		"loaded", found.Loaded, "unchecked", found.Unchecked, "pending", found.Pending, "destroying", found.Destroying, "counts", found.Counts, "findings", found.Findings)
+		"loaded", found.Loaded, "unchecked", found.Unchecked, "pending", found.Pending, "destroying", found.Destroying, "findings", found.Counts)
 	for _, kind := range engine.FindingKinds {
 		w.Findings.WithLabelValues(string(i.ID), string(kind)).Add(float64(found.Counts[kind]))
 	}

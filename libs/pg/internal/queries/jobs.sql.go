@@ -363,7 +363,14 @@ const takeDueWork = `-- name: TakeDueWork :many
 SELECT kind::text AS kind, account::text AS account, instance_id::text AS instance_id FROM take_due_work($1)
 UNION ALL
 SELECT 'remove_replaced', account::text, instance_id::text FROM replaced_certificates()
+UNION ALL
+SELECT 'reconcile', account::text, instance_id::text FROM take_due_reconciliations($2)
 `
+
+type TakeDueWorkParams struct {
+	CheckSeconds     float64
+	ReconcileSeconds float64
+}
 
 type TakeDueWorkRow struct {
 	Kind       string
@@ -371,8 +378,8 @@ type TakeDueWorkRow struct {
 	InstanceID string
 }
 
-func (q *Queries) TakeDueWork(ctx context.Context, checkSeconds float64) ([]TakeDueWorkRow, error) {
-	rows, err := q.db.Query(ctx, takeDueWork, checkSeconds)
+func (q *Queries) TakeDueWork(ctx context.Context, arg TakeDueWorkParams) ([]TakeDueWorkRow, error) {
+	rows, err := q.db.Query(ctx, takeDueWork, arg.CheckSeconds, arg.ReconcileSeconds)
 	if err != nil {
 		return nil, err
 	}

@@ -186,32 +186,3 @@ func (q *Queries) RecordedElsewhere(ctx context.Context, arg RecordedElsewherePa
 	}
 	return items, nil
 }
-
-const takeDueReconciliations = `-- name: TakeDueReconciliations :many
-SELECT account::text AS account, instance_id::text AS instance_id FROM take_due_reconciliations($1)
-`
-
-type TakeDueReconciliationsRow struct {
-	Account    string
-	InstanceID string
-}
-
-func (q *Queries) TakeDueReconciliations(ctx context.Context, withinSeconds float64) ([]TakeDueReconciliationsRow, error) {
-	rows, err := q.db.Query(ctx, takeDueReconciliations, withinSeconds)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []TakeDueReconciliationsRow
-	for rows.Next() {
-		var i TakeDueReconciliationsRow
-		if err := rows.Scan(&i.Account, &i.InstanceID); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
