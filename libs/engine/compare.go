@@ -28,7 +28,7 @@ const (
 	abreast = 4
 	// patience is the longest pause between two tries while a key manager is
 	// busy or away; the first is a second, each is twice the one before.
-	patience = 8 * time.Second
+	patience = 32 * time.Second
 	// givenUp is after how many objects in a row that key manager or ledger did
 	// not answer for Rebuild ends.
 	givenUp = 2 * abreast
@@ -61,7 +61,7 @@ type FindingKind string
 // The kinds of findings.
 const (
 	KeyMissing FindingKind = "key_missing" // a live row's standard key is deleted, or was never there
-	Mismatched FindingKind = "mismatched"  // a live row's standard key holds another key, or none
+	Mismatched FindingKind = "mismatched"  // a live row's standard key holds another key or none, or is in no key manager of the tenant
 	Unrecorded FindingKind = "unrecorded"  // a standard key holds a key of the tenant, and has no row
 	Duplicate  FindingKind = "duplicate"   // a standard key that no row names, beside the one of its object; a move leaves such
 )
@@ -82,7 +82,7 @@ type Comparison struct {
 	Rows         int                 `json:"rows"`          // live ones
 	StandardKeys int                 `json:"standard_keys"` // not deleted, named after objects of whatever tenant
 	Loaded       int                 `json:"loaded"`        // envelopes that were looked into
-	Unchecked    int                 `json:"unchecked"`     // keys that only a thorough comparison looks into, or in a key manager that is not known
+	Unchecked    int                 `json:"unchecked"`     // envelopes that a thorough comparison would look into besides
 	Pending      int                 `json:"pending"`       // rows that a job has to finish
 	Destroying   int                 `json:"destroying"`
 	Counts       map[FindingKind]int `json:"counts"`
@@ -223,12 +223,10 @@ func (c *comparing) row(ctx context.Context, r Row) error {
 	}
 	c.found.Rows++
 	at, known := c.places[r.Location.KeyManagerCRN]
-	if !known {
-		c.found.Unchecked++
-		return nil
-	}
 	k := check{doubt: sound, keys: at.keys, object: r.Object.ID, ref: r.KeyRef, version: r.Version, digest: r.Object.Digest}
 	switch stored, listed := at.stored[r.KeyRef]; {
+	case !known:
+		return c.wrong(ctx, Mismatched, k, false)
 	case !listed:
 		k.doubt = absent
 	case stored.Object != r.Object.ID:
