@@ -270,15 +270,19 @@ func TestRebuild(t *testing.T) {
 	}
 }
 
-// A key that was moved comes back from under the present root key, also when the
-// standard key before it is deleted; one that does not open, or whose bytes are
-// others, gets no row.
+// A key that was moved comes back from where it was moved to, also when the
+// standard key before it is deleted, but not when the new one is; one that does not
+// open, or whose bytes are others, gets no row.
 func TestRebuildChooses(t *testing.T) {
 	b := newBench()
-	moved, damaged, swapped := b.create(t), b.create(t), b.create(t)
+	moved, revoked, damaged, swapped := b.create(t), b.create(t), b.create(t), b.create(t)
 	to := elsewhere{b.keys}
 	newRef, _, err := engine.Move(t.Context(), b.one.ID, b.row(t, moved), b.keys, to)
 	if err != nil {
+		t.Fatal(err)
+	}
+	revokedRef, _, err := engine.Move(t.Context(), b.one.ID, b.row(t, revoked), b.keys, to)
+	if err := errors.Join(err, b.keys.Delete(t.Context(), b.row(t, moved).KeyRef), b.keys.Delete(t.Context(), revokedRef)); err != nil {
 		t.Fatal(err)
 	}
 	for id, harm := range map[kmip.ObjectID]func(*engine.Envelope){
@@ -300,6 +304,9 @@ func TestRebuildChooses(t *testing.T) {
 	}
 	if r := b.row(t, moved); r.KeyRef != newRef || r.Location.RootKeyID != "another" {
 		t.Errorf("%s at %+v, want %s", r.KeyRef, r.Location, newRef)
+	}
+	if _, err := b.objects.Get(t.Context(), b.one.ID, revoked); !errors.Is(err, engine.ErrNotFound) {
+		t.Errorf("the one that was revoked has a row: %v", err)
 	}
 	for _, f := range got.Failed {
 		if f.Object == moved || f.Reason == "" {

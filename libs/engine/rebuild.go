@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -49,12 +50,10 @@ func Rebuild(ctx context.Context, t *tenant.Tenant, ledger Ledger, managers KeyM
 	if err := eachRow(ctx, t.ID, ledger, func(r Row) error { recorded[r.Object.ID] = true; return nil }); err != nil {
 		return Rebuilt{}, err
 	}
-	unknown := make(map[kmip.ObjectID][]stored)
-	for _, h := range held {
-		for _, k := range h.stored {
-			if !k.Deleted && !recorded[k.Object] {
-				unknown[k.Object] = append(unknown[k.Object], stored{h.keys, k})
-			}
+	unknown := make(map[kmip.ObjectID]stored)
+	for id, newest := range newestOf(held) {
+		if !newest.Deleted && !recorded[id] {
+			unknown[id] = newest
 		}
 	}
 	b := rebuilding{tenant: t, ledger: ledger, how: how, done: Rebuilt{Recorded: len(recorded), Foreign: len(unknown), Failed: []NotRebuilt{}}}
@@ -65,12 +64,12 @@ func Rebuild(ctx context.Context, t *tenant.Tenant, ledger Ledger, managers KeyM
 	b.done.Foreign -= len(unknown)
 	var g errgroup.Group
 	g.SetLimit(abreast)
-	for id, copies := range unknown {
+	for id, k := range unknown {
 		if ctx.Err() != nil || b.gaveUp() {
 			break
 		}
 		g.Go(func() error {
-			ours, err := b.rebuild(ctx, copies)
+			ours, err := b.rebuild(ctx, k)
 			b.note(id, ours, err)
 			return nil
 		})
@@ -125,23 +124,41 @@ func (b *rebuilding) note(id kmip.ObjectID, ours bool, err error) {
 	b.how.Progress(b.progress, b.total)
 }
 
-// rebuild writes the row of one object, unless none of the standard keys of its
-// name is the tenant's.
-func (b *rebuilding) rebuild(ctx context.Context, copies []stored) (ours bool, err error) {
-	r, wrapped, keys, err := b.choose(ctx, copies)
-	if err != nil || keys == nil {
+// newestOf returns the standard key of each object that was stored last, in the
+// present key manager if it is there: a move leaves others behind. That one
+// decides, also when it is deleted, so that no other brings a key back that the
+// customer has revoked.
+func newestOf(held []holding) map[kmip.ObjectID]stored {
+	newest := make(map[kmip.ObjectID]stored)
+	for _, h := range slices.Backward(held) {
+		for _, k := range h.stored {
+			newest[k.Object] = stored{h.keys, k}
+		}
+	}
+	return newest
+}
+
+// rebuild writes the row of one object, unless its standard key is another
+// tenant's.
+func (b *rebuilding) rebuild(ctx context.Context, k stored) (ours bool, err error) {
+	e, err := loadPatiently(ctx, k.keys, k.Object, k.Ref)
+	switch {
+	case errors.Is(err, ErrGone), err == nil && e.Tenant != b.tenant.ID:
+		return false, nil
+	case err != nil:
 		return false, err
 	}
+	r := e.record(k.Ref)
 	var material *secret.Bytes
 	err = patiently(ctx, func() error {
-		material, err = keys.Unwrap(ctx, wrapped, Binding{Tenant: b.tenant.ID, Object: r.Object.ID})
+		material, err = k.keys.Unwrap(ctx, e.Wrapped, Binding{Tenant: b.tenant.ID, Object: r.Object.ID})
 		return err
 	})
 	if err != nil {
 		return true, err
 	}
 	defer material.Wipe()
-	if !matches(material, &r.Object) || r.Location.KeyManagerCRN != keys.Location().KeyManagerCRN {
+	if !matches(material, &r.Object) || r.Location.KeyManagerCRN != k.keys.Location().KeyManagerCRN {
 		return true, errMismatch
 	}
 	if b.how.DryRun {
@@ -152,28 +169,4 @@ func (b *rebuilding) rebuild(ctx context.Context, copies []stored) (ours bool, e
 		err = fault.New(fault.Unavailable, "The database does not answer. Do it again later.")
 	}
 	return true, err
-}
-
-// choose returns the oldest of the tenant's standard keys of one name that is
-// under the present root key, or else the oldest: a move leaves the key before
-// it, and that customers delete it must not hide the one that serves. Without
-// any, keys is nil.
-func (b *rebuilding) choose(ctx context.Context, copies []stored) (r Record, w Wrapped, keys KeyManager, err error) {
-	for _, k := range copies {
-		e, err := loadPatiently(ctx, k.keys, k.Object, k.Ref)
-		switch {
-		case errors.Is(err, ErrGone), err == nil && e.Tenant != b.tenant.ID:
-			continue
-		case err != nil:
-			return Record{}, Wrapped{}, nil, err
-		}
-		present := e.Location.RootKeyID == k.keys.Location().RootKeyID
-		if keys == nil || present {
-			r, w, keys = e.record(k.Ref), e.Wrapped, k.keys
-		}
-		if present {
-			break
-		}
-	}
-	return r, w, keys, nil
 }
