@@ -40,6 +40,9 @@ type Config struct {
 	// Durable keeps PostgreSQL's promise that a committed transaction survives
 	// a crash. Without it everything is faster.
 	Durable bool
+	// StandbyOf makes a standby of what CopyTo left in Dir: it is how the
+	// standby reaches its primary (PostgreSQL, primary_conninfo).
+	StandbyOf string
 }
 
 // Cluster is a running server. Its methods are safe for concurrent use.
@@ -100,9 +103,14 @@ func (c *Cluster) prepare(ctx context.Context, bin string, as account) error {
 	if err := awaitEnd(ctx, data); err != nil {
 		return err
 	}
-	access := "local all all trust\n" //nolint:dupword // PostgreSQL's format; the socket's folder keeps everybody else out
+	if c.config.StandbyOf != "" {
+		if err := os.WriteFile(filepath.Join(data, standbyFile), nil, 0o600); err != nil {
+			return err
+		}
+	}
+	access := "local all,replication all trust\n" // the socket's folder keeps everybody else out
 	if c.config.Port != 0 {
-		access += "host all all 127.0.0.1/32 scram-sha-256\n" //nolint:dupword // PostgreSQL's format
+		access += "host all,replication all 127.0.0.1/32 scram-sha-256\n"
 	}
 	return os.WriteFile(filepath.Join(data, "pg_hba.conf"), []byte(access), 0o600)
 }
@@ -166,6 +174,9 @@ func (c *Cluster) arguments() []string {
 	}
 	if !c.config.Durable {
 		args = append(args, "-F", "-c", "full_page_writes=off", "-c", "synchronous_commit=off")
+	}
+	if c.config.StandbyOf != "" {
+		args = append(args, "-c", "primary_conninfo="+c.config.StandbyOf)
 	}
 	return args
 }
@@ -279,6 +290,9 @@ func (c *Cluster) URL(database, role string) string {
 	}
 	return u.String()
 }
+
+// SuperuserURL returns how this user reaches a database as its superuser.
+func (c *Cluster) SuperuserURL(database string) string { return c.socketURL(database, superuser) }
 
 func (c *Cluster) socketURL(database, role string) string {
 	query := url.Values{"host": {c.run}, "port": {strconv.Itoa(c.port())}, "sslmode": {"disable"}}
