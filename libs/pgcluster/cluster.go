@@ -265,6 +265,9 @@ func (c *Cluster) shutDown(ctx context.Context) error {
 // PID returns the process id of the server.
 func (c *Cluster) PID() int { return c.server.Process.Pid }
 
+// Ended is closed when the server has ended, whoever ended it.
+func (c *Cluster) Ended() <-chan struct{} { return c.ended }
+
 // Folder returns where data and log lie: Config.Dir, a folder under /var/tmp
 // (see PathFile), or a temporary one.
 func (c *Cluster) Folder() string { return c.home }
