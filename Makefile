@@ -7,6 +7,8 @@ BIN           := $(CURDIR)/.bin
 RUN_DIR       ?= .run
 BASE_PORT     ?= 25600
 FUZZTIME      ?= 30s
+DURATION      ?= 1h
+SEED          ?= 1
 
 # The tools that generate and check; `make tools` builds them into .bin.
 OAPI_CODEGEN  := v2.8.2
@@ -33,7 +35,18 @@ run: build ## start a whole cell here and play vCenter against it (RUN_DIR, BASE
 .PHONY: test
 test: build ## unit tests with the race detector, tests on PostgreSQL, end-to-end scripts
 	@$(BIN)/kmip-dev install-postgresql
-	go run ./libs/pgtest/cluster -- go test -race -shuffle=on work
+	go run ./libs/pgtest/cluster -- go test -race -shuffle=on $$(go list work | grep -v '/e2e/faults$$')
+	go test -race -short ./e2e/faults
+
+.PHONY: faults
+faults: build ## every fault under load; writes docs/reliability.md
+	@$(BIN)/kmip-dev install-postgresql
+	go test -v -count=1 -timeout 1h ./e2e/faults -write
+
+.PHONY: faults-random
+faults-random: build ## faults and pairs of them in random order, for DURATION (SEED)
+	@$(BIN)/kmip-dev install-postgresql
+	go test -v -count=1 -timeout 48h ./e2e/faults -random '$(DURATION)' -seed '$(SEED)'
 
 .PHONY: test-race
 test-race: ## the unit tests and those on PostgreSQL, three times in another order

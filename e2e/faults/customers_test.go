@@ -132,11 +132,8 @@ func (x *tenant) rest(c *cell, at int) *api.ClientWithResponses {
 }
 
 // answered makes an error of an answer that is not the wanted one.
-func answered(asked string, err error, got *http.Response, body []byte, want int) error {
-	switch {
-	case err != nil:
-		return err
-	case got.StatusCode != want:
+func answered(asked string, got *http.Response, body []byte, want int) error {
+	if got.StatusCode != want {
 		return &statusError{asked, got.StatusCode, body}
 	}
 	return nil
@@ -153,7 +150,7 @@ func (c *cell) provision(t testing.TB) {
 		name := "first"
 		made, err := r.CreateInstanceWithResponse(ctx, nil, api.InstancePrototype{Name: &name})
 		must(t, err)
-		must(t, answered("POST instances", err, made.HTTPResponse, made.Body, http.StatusAccepted))
+		must(t, answered("POST instances", made.HTTPResponse, made.Body, http.StatusAccepted))
 		x.instance = made.JSON202.ID
 		x.settings = settings{name: map[string]bool{name: true}, certificates: map[string]certificateState{}}
 		if x.serviceKey == "" {
@@ -161,11 +158,13 @@ func (c *cell) provision(t testing.TB) {
 		}
 		must(t, x.connect(ctx, c, 0))
 		var text string
-		x.certificate, text = clientCertificate(t, time.Now().AddDate(1, 0, 0))
+		x.certificate, text = clientCertificate(time.Now().AddDate(1, 0, 0))
 		certificate, err := r.CreateInstanceClientCertificateWithResponse(ctx, x.instance, nil, api.ClientCertificatePrototype{Name: "first", Certificate: text})
-		must(t, answered("POST client_certificates", err, certificate.HTTPResponse, certificate.Body, http.StatusCreated))
+		must(t, err)
+		must(t, answered("POST client_certificates", certificate.HTTPResponse, certificate.Body, http.StatusCreated))
 		endpoints, err := r.ListInstanceEndpointsWithResponse(ctx, x.instance)
-		must(t, answered("GET endpoints", err, endpoints.HTTPResponse, endpoints.Body, http.StatusOK))
+		must(t, err)
+		must(t, answered("GET endpoints", endpoints.HTTPResponse, endpoints.Body, http.StatusOK))
 		for i, n := range c.nodes {
 			l := n.shared
 			if x.service == serviceHPCS {
@@ -252,5 +251,5 @@ func (x *tenant) connect(ctx context.Context, c *cell, control int) error {
 	if err != nil {
 		return err
 	}
-	return answered("PUT key_manager", nil, got.HTTPResponse, got.Body, http.StatusOK)
+	return answered("PUT key_manager", got.HTTPResponse, got.Body, http.StatusOK)
 }

@@ -218,12 +218,6 @@ func (s *server) waitForStandby(ctx context.Context, wait bool) error {
 		s.exec(ctx, "SELECT pg_reload_conf()"))
 }
 
-// failOver gives up the primary and promotes the standby.
-func (d *database) failOver(ctx context.Context) error {
-	d.servers[d.primary].fence()
-	return d.promote(ctx)
-}
-
 // promote makes the standby the primary, whatever the other one does.
 func (d *database) promote(ctx context.Context) error {
 	next := d.servers[1-d.primary]

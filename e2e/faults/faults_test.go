@@ -5,12 +5,16 @@ package faults
 import (
 	"context"
 	"errors"
-	"fmt"
+	"flag"
+	"math/rand/v2"
+	"os"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
+
+// injection breaks something and returns what heals it.
+type injection func(ctx context.Context, tr *traffic) (heal func(ctx context.Context) error, err error)
 
 // fault is one way to break a cell.
 type fault struct {
@@ -20,104 +24,20 @@ type fault struct {
 	long time.Duration
 	// uninformed are nodes that can't hear of changes while it lasts.
 	uninformed []int
-	// inject breaks something and returns what heals it, which is what happens
-	// without a human: a process that starts again, a network that works again.
-	inject func(ctx context.Context, tr *traffic) (heal func(ctx context.Context) error, err error)
+	// alone keeps it out of pairs: it needs a whole database, or decides what is
+	// allowed meanwhile.
+	alone bool
+	// root tells that it needs file systems of a given size.
+	root bool
+	// inject breaks something. What heals it happens without a human: a process
+	// that starts again, a network that works again.
+	inject injection
 	// restore makes the cell whole for the next fault, after it was verified.
 	restore func(ctx context.Context, tr *traffic) error
 }
 
-var (
-	allNodes = []int{0, 1, 2}
-	byItself = func(context.Context) error { return nil }
-)
-
-// kill ends a process by SIGKILL; it is started again.
-func kill(which func(c *cell) *process) func(context.Context, *traffic) (func(context.Context) error, error) {
-	return func(_ context.Context, tr *traffic) (func(context.Context) error, error) {
-		p := which(tr.cell)
-		before := p.started()
-		p.signal(syscall.SIGKILL)
-		return func(ctx context.Context) error {
-			return await(ctx, time.Minute, func(context.Context) error {
-				if p.started() == before {
-					return errors.New(p.name + " is not started again")
-				}
-				return nil
-			})
-		}, nil
-	}
-}
-
-// stop freezes a process.
-func stop(which func(c *cell) *process) func(context.Context, *traffic) (func(context.Context) error, error) {
-	return func(_ context.Context, tr *traffic) (func(context.Context) error, error) {
-		p := which(tr.cell)
-		p.signal(syscall.SIGSTOP)
-		return func(context.Context) error { p.signal(syscall.SIGCONT); return nil }, nil
-	}
-}
-
-// breakLinks does the same to several links.
-func breakLinks(m mode, delay time.Duration, which func(c *cell) []*link) func(context.Context, *traffic) (func(context.Context) error, error) {
-	return func(_ context.Context, tr *traffic) (func(context.Context) error, error) {
-		all := which(tr.cell)
-		for _, l := range all {
-			l.set(m, delay)
-		}
-		return func(context.Context) error {
-			for _, l := range all {
-				l.set(pass, 0)
-			}
-			return nil
-		}, nil
-	}
-}
-
-// turn sets a knob of the emulator.
-func turn(knob string, members map[string]any) func(context.Context, *traffic) (func(context.Context) error, error) {
-	return func(ctx context.Context, tr *traffic) (func(context.Context) error, error) {
-		return func(ctx context.Context) error { return tr.knob(ctx, knob) }, tr.knob(ctx, knob, keyManagers(members)...)
-	}
-}
-
-func nodeN(n int) func(c *cell) *process { return func(c *cell) *process { return c.nodes[n].process } }
-func controlN(n int) func(c *cell) *process {
-	return func(c *cell) *process { return c.controls[n].process }
-}
-
-// all are the faults, each on its own.
-var all = []fault{
-	{name: "kill -9 of a node", short: true, long: 2 * time.Second, uninformed: []int{0}, inject: kill(nodeN(0))},
-	{name: "kill -9 of a control plane", short: true, long: 2 * time.Second, inject: kill(controlN(0))},
-	{
-		name: "fail-over to the standby", short: true, uninformed: allNodes,
-		inject: func(ctx context.Context, tr *traffic) (func(context.Context) error, error) {
-			return byItself, tr.database.failOver(ctx)
-		},
-		restore: func(ctx context.Context, tr *traffic) error { return tr.database.rebuild(ctx) },
-	},
-	{name: "key manager hangs", short: true, long: 12 * time.Second, inject: turn("hangs", nil)},
-	{
-		name: "partition between a node and PostgreSQL", short: true, long: 8 * time.Second, uninformed: []int{1},
-		inject: breakLinks(hold, 0, func(c *cell) []*link { return c.nodes[1].database[:] }),
-	},
-	{
-		name: "key manager lies: done, then answered 503", short: true, long: 5 * time.Second,
-		inject: turn("lost-answers", map[string]any{"status": 503, "rate": 0.5}),
-	},
-}
-
 // recoveryTime is how long everything may take to work again by itself.
 const recoveryTime = 60 * time.Second
-
-// row is a line of the table.
-type row struct {
-	fault    string
-	lasted   time.Duration
-	recovery time.Duration // from the end of the fault until every client works everywhere
-	summary
-}
 
 // try injects a fault under load, heals it, waits until all clients work again,
 // and verifies what was promised.
@@ -148,7 +68,7 @@ func (tr *traffic) try(t *testing.T, f fault) row {
 	tr.reset()
 	tr.awaitWatchers(t, "after the fault", 3)
 	r := row{fault: f.name, lasted: healed.Sub(began), recovery: time.Since(healed)}
-	found := tr.verify(ctx, since)
+	found := tr.verify(ctx, since, recoveryTime)
 	r.summary = tr.recorder.end()
 	for _, v := range found {
 		t.Error(v)
@@ -182,20 +102,104 @@ func (tr *traffic) awaitWatchers(t *testing.T, when string, n int) {
 	}
 }
 
+var (
+	writeReport = flag.Bool("write", false, "write docs/reliability.md")
+	random      = flag.Duration("random", 0, "try faults and pairs of faults in random order, for so long")
+	seed        = flag.Uint64("seed", 1, "of the random order")
+)
+
+// TestReliability tries every fault, one after the other, on one cell, and
+// measures how changes spread, how nodes restart and what works without the rest.
+// With -short it does less; with -random it tries faults in random order instead.
 func TestReliability(t *testing.T) {
 	c := startCell(t)
 	tr := startTraffic(t, c)
-	var rows []row
-	for _, f := range all {
-		if testing.Short() && !f.short {
-			continue
-		}
-		ok := t.Run(strings.ReplaceAll(f.name, " ", "_"), func(t *testing.T) { rows = append(rows, tr.try(t, f)) })
-		if !ok {
-			return // the next one would begin with what this one left
+	r := new(report)
+	defer func() { r.print(os.Stdout) }()
+	if *random > 0 {
+		r.randomly(t, tr)
+		return
+	}
+	for _, f := range catalogue {
+		if !testing.Short() || f.short {
+			r.try(t, tr, f)
 		}
 	}
-	for _, r := range rows {
-		fmt.Printf("%+v\n", r)
+	t.Run("rolling restart", func(t *testing.T) { r.rolling = tr.rollingRestart(t) })
+	tr.end()
+	t.Run("every key of the run", func(t *testing.T) {
+		for _, v := range tr.verify(t.Context(), make([]int, len(tr.tenants)), recoveryTime) {
+			t.Error(v)
+		}
+	})
+	changes := 200
+	if testing.Short() {
+		changes = 20
 	}
+	t.Run("propagation", func(t *testing.T) { r.measure(t, c, changes) })
+	t.Run("static stability", func(t *testing.T) { r.staticStability(t, c) })
+	t.Run("self-check", func(t *testing.T) { r.selfCheck = tr.selfCheck(t) })
+	if *writeReport && !t.Failed() {
+		must(t, r.write("../../docs/reliability.md"))
+	}
+}
+
+// try runs a fault as a test of its own. After one that left the cell broken
+// there is nothing more to learn.
+func (r *report) try(t *testing.T, tr *traffic, f fault) {
+	t.Helper()
+	if f.root && !canMount() {
+		r.skipped = append(r.skipped, f.name)
+		return
+	}
+	whole := false
+	t.Run(f.name, func(t *testing.T) {
+		r.rows = append(r.rows, tr.try(t, f))
+		whole = true
+	})
+	if !whole {
+		t.FailNow()
+	}
+}
+
+// randomly tries faults, and two at a time half the time.
+func (r *report) randomly(t *testing.T, tr *traffic) {
+	t.Logf("seed %d", *seed)
+	dice := rand.New(rand.NewPCG(*seed, 0))
+	var pairable []fault
+	for _, f := range catalogue {
+		if !f.alone {
+			pairable = append(pairable, f)
+		}
+	}
+	for end := time.Now().Add(*random); time.Now().Before(end); {
+		f := catalogue[dice.IntN(len(catalogue))]
+		if dice.IntN(2) == 0 {
+			i := dice.Perm(len(pairable))
+			f = both(pairable[i[0]], pairable[i[1]], time.Duration(dice.Int64N(int64(seconds))))
+		}
+		r.try(t, tr, f)
+	}
+}
+
+// both is one fault, and another that begins later, while the first lasts.
+func both(a, b fault, later time.Duration) fault {
+	f := fault{name: a.name + "; " + b.name, long: max(a.long, b.long), root: a.root || b.root}
+	f.uninformed = append(append(f.uninformed, a.uninformed...), b.uninformed...)
+	f.inject = func(ctx context.Context, tr *traffic) (func(context.Context) error, error) {
+		healA, err := a.inject(ctx, tr)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-time.After(later):
+		case <-ctx.Done():
+		}
+		healB, err := b.inject(ctx, tr)
+		if err != nil {
+			return nil, errors.Join(err, healA(ctx))
+		}
+		return func(ctx context.Context) error { return errors.Join(healA(ctx), healB(ctx)) }, nil
+	}
+	return f
 }

@@ -4,6 +4,7 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -33,7 +34,8 @@ type process struct {
 	mu     sync.Mutex
 	pid    int
 	starts int
-	over   bool // it is not started again
+	over   bool          // it is not started again
+	halted chan struct{} // not nil: it is not started again before this is closed
 	ended  chan struct{}
 }
 
@@ -50,6 +52,7 @@ func supervise(t testing.TB, name string, start func() (*exec.Cmd, error)) *proc
 		p.mu.Lock()
 		p.over = true
 		p.mu.Unlock()
+		p.resume()
 		p.signal(syscall.SIGCONT)
 		p.signal(syscall.SIGKILL)
 		<-p.ended
@@ -84,10 +87,14 @@ func (p *process) keep(first chan<- error) {
 		}
 		p.mu.Lock()
 		p.pid = 0
-		over := p.over
+		over, halted := p.over, p.halted
 		p.mu.Unlock()
 		if over {
 			return
+		}
+		if halted != nil {
+			<-halted
+			continue
 		}
 		<-time.After(restartPause)
 	}
@@ -107,6 +114,33 @@ func (p *process) signal(s syscall.Signal) {
 	if p.pid != 0 {
 		_ = syscall.Kill(p.pid, s)
 	}
+}
+
+// halt kills the process and keeps it away until resume.
+func (p *process) halt() {
+	p.mu.Lock()
+	p.halted = make(chan struct{})
+	p.mu.Unlock()
+	p.signal(syscall.SIGKILL)
+}
+
+func (p *process) resume() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.halted != nil {
+		close(p.halted)
+		p.halted = nil
+	}
+}
+
+// startedAgain waits until the process has been started more often than before.
+func (p *process) startedAgain(ctx context.Context, before int) error {
+	return await(ctx, time.Minute, func(context.Context) error {
+		if p.started() <= before {
+			return errors.New(p.name + " is not started again")
+		}
+		return nil
+	})
 }
 
 func (p *process) started() int {

@@ -68,7 +68,7 @@ func startTraffic(t testing.TB, c *cell) *traffic {
 			tr.watchers = append(tr.watchers, name)
 			tr.do(ctx, 500*time.Millisecond, tr.watcher(x, node, name))
 		}
-		tr.do(ctx, 200*time.Millisecond, tr.changer(t, x))
+		tr.do(ctx, 200*time.Millisecond, tr.changer(x))
 	}
 	for control := range c.controls {
 		name := fmt.Sprint("control-", control+1)
@@ -274,7 +274,7 @@ func (tr *traffic) administrator(control int, name string) func(context.Context)
 
 // changer changes an instance over REST, at one control plane or the other: its
 // name, and a client certificate that is added or removed.
-func (tr *traffic) changer(t testing.TB, x *tenant) func(context.Context) {
+func (tr *traffic) changer(x *tenant) func(context.Context) {
 	round := 0
 	return func(ctx context.Context) {
 		tr.quiet.RLock()
@@ -290,7 +290,7 @@ func (tr *traffic) changer(t testing.TB, x *tenant) func(context.Context) {
 		}
 		slices.Sort(present)
 		if len(present) < 3 {
-			tr.addCertificate(ctx, x, round, time.Now().AddDate(1, 0, 0), t)
+			tr.addCertificate(ctx, x, round, fmt.Sprint("certificate ", round), time.Now().AddDate(1, 0, 0))
 			return
 		}
 		tr.removeCertificate(ctx, x, round, present[0], certificates[present[0]].certificate)
@@ -333,7 +333,7 @@ func (tr *traffic) rename(ctx context.Context, x *tenant, round int) {
 		if err != nil {
 			return err
 		}
-		return answered("PATCH instance", nil, got.HTTPResponse, got.Body, http.StatusOK)
+		return answered("PATCH instance", got.HTTPResponse, got.Body, http.StatusOK)
 	})
 	switch {
 	case err == nil:
@@ -344,20 +344,20 @@ func (tr *traffic) rename(ctx context.Context, x *tenant, round int) {
 }
 
 // addCertificate returns its id, or "".
-func (tr *traffic) addCertificate(ctx context.Context, x *tenant, round int, ends time.Time, t testing.TB) string {
-	certificate, text := clientCertificate(t, ends)
+func (tr *traffic) addCertificate(ctx context.Context, x *tenant, round int, name string, ends time.Time) string {
+	certificate, text := clientCertificate(ends)
 	once := uuid.NewString()
 	var id string
 	_, err := tr.change(ctx, x, round, func(r *api.ClientWithResponses) error {
 		got, err := r.CreateInstanceClientCertificateWithResponse(ctx, x.instance, &api.CreateInstanceClientCertificateParams{IdempotencyKey: &once},
-			api.ClientCertificatePrototype{Name: fmt.Sprint("certificate ", round), Certificate: text})
+			api.ClientCertificatePrototype{Name: name, Certificate: text})
 		if err != nil {
 			return err
 		}
 		if got.JSON201 != nil {
 			id = got.JSON201.ID
 		}
-		return answered("POST client_certificates", nil, got.HTTPResponse, got.Body, http.StatusCreated)
+		return answered("POST client_certificates", got.HTTPResponse, got.Body, http.StatusCreated)
 	})
 	switch {
 	case err == nil:
@@ -384,7 +384,7 @@ func (tr *traffic) removeCertificate(ctx context.Context, x *tenant, round int, 
 		if got.StatusCode() == http.StatusNotFound {
 			return nil // an earlier try whose answer was lost
 		}
-		return answered("DELETE client_certificate", nil, got.HTTPResponse, got.Body, http.StatusNoContent)
+		return answered("DELETE client_certificate", got.HTTPResponse, got.Body, http.StatusNoContent)
 	})
 	at := time.Now()
 	for range tr.nodes {
@@ -444,7 +444,7 @@ func (tr *traffic) use(ctx context.Context, x *tenant, node int, certificate *tl
 	by := last.Sub(since)
 	tr.late(by)
 	if by > servedAfter {
-		tr.violation("%s: node-%d served a certificate %s after its removal was acknowledged", x.name, node+1, by.Round(time.Millisecond))
+		tr.violation("%s: node-%d served a certificate %s after its end", x.name, node+1, by.Round(time.Millisecond))
 	}
 }
 

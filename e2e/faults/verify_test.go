@@ -7,21 +7,23 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
+	"strings"
 	"sync"
+	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/kmip-for-vmware/kmip/libs/wire/client"
 )
 
-// verifyTime is how long a key or a setting may take to be there again after a
-// fault before it counts as lost.
-const verifyTime = 30 * time.Second
-
 // verify checks what was promised and returns what does not hold: keys that
 // were answered after the given numbers of them, on every node, and all settings
-// at every control plane and on every node.
-func (tr *traffic) verify(ctx context.Context, since []int) []string {
+// at every control plane and on every node. What takes longer than patience counts
+// as lost.
+func (tr *traffic) verify(ctx context.Context, since []int, patience time.Duration) []string {
 	tr.quiet.Lock()
 	defer tr.quiet.Unlock()
 	var mu sync.Mutex
@@ -35,11 +37,11 @@ func (tr *traffic) verify(ctx context.Context, since []int) []string {
 	for n, x := range tr.tenants {
 		all := x.keys.since(since[n])
 		for node := range tr.nodes {
-			checking.Go(func() { tr.verifyKeys(ctx, x, node, all, report) })
-			checking.Go(func() { tr.verifyAdmission(ctx, x, node, report) })
+			checking.Go(func() { tr.verifyKeys(ctx, x, node, all, patience, report) })
+			checking.Go(func() { tr.verifyAdmission(ctx, x, node, patience, report) })
 		}
 		for control := range tr.controls {
-			checking.Go(func() { tr.verifySettings(ctx, x, control, report) })
+			checking.Go(func() { tr.verifySettings(ctx, x, control, patience, report) })
 		}
 	}
 	checking.Wait()
@@ -49,34 +51,31 @@ func (tr *traffic) verify(ctx context.Context, since []int) []string {
 }
 
 // verifyKeys reads keys on one node.
-func (tr *traffic) verifyKeys(ctx context.Context, x *tenant, node int, all []*key, report func(string, ...any)) {
+func (tr *traffic) verifyKeys(ctx context.Context, x *tenant, node int, all []*key, patience time.Duration, report func(string, ...any)) {
 	p := tr.provider(x)
 	defer p.close()
-	deadline := time.Now().Add(verifyTime)
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	for _, k := range all {
-		for {
-			err := p.at(ctx, node, func(ctx context.Context, conn *client.Conn) error {
+		err := await(ctx, patience, func(context.Context) error {
+			return p.at(context.WithoutCancel(ctx), node, func(ctx context.Context, conn *client.Conn) error {
 				got, err := conn.Get(ctx, k.id)
 				if err == nil && !k.same(got) {
 					report("%s: key %s has other bytes on node-%d", x.name, k.id, node+1)
 				}
 				return err
 			})
-			if err == nil {
-				break
-			}
-			if time.Now().After(deadline) || ctx.Err() != nil {
-				report("%s: key %s can't be read on node-%d: %v", x.name, k.id, node+1, err)
-				break
-			}
+		})
+		if err != nil {
+			report("%s: key %s can't be read on node-%d: %v", x.name, k.id, node+1, err)
 		}
 	}
 }
 
 // verifySettings compares what a control plane shows with what was acknowledged.
-func (tr *traffic) verifySettings(ctx context.Context, x *tenant, control int, report func(string, ...any)) {
+func (tr *traffic) verifySettings(ctx context.Context, x *tenant, control int, patience time.Duration, report func(string, ...any)) {
 	name, certificates := x.settings.copy()
-	err := await(ctx, verifyTime, func(ctx context.Context) error {
+	err := await(ctx, patience, func(ctx context.Context) error {
 		r := x.rest(tr.cell, control)
 		instance, err := r.GetInstanceWithResponse(ctx, x.instance)
 		if err != nil {
@@ -110,14 +109,15 @@ func (tr *traffic) verifySettings(ctx context.Context, x *tenant, control int, r
 
 // verifyAdmission tries certificates on a node: those that are allowed, and the
 // removed ones.
-func (tr *traffic) verifyAdmission(ctx context.Context, x *tenant, node int, report func(string, ...any)) {
+func (tr *traffic) verifyAdmission(ctx context.Context, x *tenant, node int, patience time.Duration, report func(string, ...any)) {
 	_, certificates := x.settings.copy()
 	for id, state := range certificates {
-		if state.unknown || time.Now().After(state.certificate.Leaf.NotAfter) {
+		if state.unknown {
 			continue
 		}
+		state.removed = state.removed || time.Now().After(state.certificate.Leaf.NotAfter)
 		admitted := false
-		err := await(ctx, verifyTime, func(ctx context.Context) error {
+		err := await(ctx, patience, func(ctx context.Context) error {
 			server := x.servers[node]
 			server.Certificate, server.LocalAddress = state.certificate, newSource()
 			err := discoverOnce(ctx, server)
@@ -128,9 +128,9 @@ func (tr *traffic) verifyAdmission(ctx context.Context, x *tenant, node int, rep
 		})
 		switch {
 		case err != nil:
-			report("%s: certificate %s, removed: %v, on node-%d: %v", x.name, id, state.removed, node+1, err)
+			report("%s: certificate %s, at its end: %v, on node-%d: %v", x.name, id, state.removed, node+1, err)
 		case admitted == state.removed:
-			report("%s: certificate %s is admitted on node-%d after its removal", x.name, id, node+1)
+			report("%s: certificate %s is admitted on node-%d after its end", x.name, id, node+1)
 		}
 	}
 }
@@ -139,4 +139,45 @@ func (tr *traffic) verifyAdmission(ctx context.Context, x *tenant, node int, rep
 func refused(err error) bool {
 	var alert *net.OpError
 	return errors.As(err, &alert) && alert.Op == "remote error" // crypto/tls: an alert
+}
+
+// selfCheck loses a key and exchanges two others behind the suite's back, and
+// wants the verification to find these and nothing else. It returns what that
+// reported.
+func (tr *traffic) selfCheck(t *testing.T) []string {
+	t.Helper()
+	ctx := t.Context()
+	x := tr.tenants[0]
+	since := make([]int, len(tr.tenants))
+	for n, y := range tr.tenants {
+		since[n] = max(0, len(y.keys.since(0))-10)
+	}
+	if found := tr.verify(ctx, since, recoveryTime); len(found) > 0 {
+		t.Fatalf("before anything is broken: %q", found)
+	}
+	broken := x.keys.since(since[0])[:3]
+	standardKey := func(k *key) (ref string) {
+		must(t, tr.database.servers[tr.database.primary].connected(ctx, func(conn *pgx.Conn) error {
+			return conn.QueryRow(ctx, "SELECT key_ref FROM objects WHERE tenant = $1 AND id = $2", x.instance, k.id).Scan(&ref)
+		}))
+		return ref
+	}
+	must(t, x.cloud(ctx, tr.cell, http.MethodDelete, tr.keys[x.service], "/api/v2/keys/"+standardKey(broken[0]), nil, nil))
+	one, two := standardKey(broken[1]), standardKey(broken[2])
+	must(t, tr.database.exec(ctx, "UPDATE objects SET key_ref = CASE id WHEN $2 THEN $5 ELSE $4 END WHERE tenant = $1 AND id IN ($2, $3)",
+		x.instance, broken[1].id, broken[2].id, one, two))
+
+	found := tr.verify(ctx, since, 5*time.Second)
+	if len(found) != len(broken)*nodeCount {
+		t.Errorf("%d things are reported, want %d", len(found), len(broken)*nodeCount)
+	}
+	for _, k := range broken {
+		for node := range tr.nodes {
+			want := fmt.Sprintf("key %s can't be read on node-%d", k.id, node+1)
+			if !slices.ContainsFunc(found, func(v string) bool { return strings.Contains(v, want) }) {
+				t.Errorf("not reported: %s", want)
+			}
+		}
+	}
+	return found
 }
