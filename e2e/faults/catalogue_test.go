@@ -87,6 +87,7 @@ var catalogue = []fault{
 }
 
 func nodeN(n int) func(c *cell) *process { return func(c *cell) *process { return c.nodes[n].process } }
+
 func controlN(n int) func(c *cell) *process {
 	return func(c *cell) *process { return c.controls[n].process }
 }
@@ -370,10 +371,8 @@ func fullDatabase(ctx context.Context, tr *traffic) (func(context.Context) error
 	if err != nil {
 		return nil, err
 	}
-	for range 100 {
-		if err := tr.database.exec(ctx, "SELECT pg_switch_wal() FROM (SELECT pg_logical_emit_message(false, 'fill', 'fill')) AS written"); err != nil {
-			break // it has stopped
-		}
+	for running := true; running; {
+		running = tr.database.exec(ctx, "SELECT pg_switch_wal() FROM (SELECT pg_logical_emit_message(false, 'fill', 'fill')) AS written") == nil
 	}
 	return func(ctx context.Context) error { return errors.Join(empty(), tr.database.answers(ctx)) }, nil
 }

@@ -110,8 +110,8 @@ func startCell(t testing.TB) *cell {
 	})
 	bin := programs(t, dir)
 	c := &cell{dir: dir}
-	c.volume(t, "data", 900)
-	c.volume(t, "logs", 64)
+	c.volume(t, "data", 1500)
+	c.volume(t, "logs", 1000)
 	c.database = startDatabase(t, c.path("data"))
 
 	c.iam, c.knobs = freePorts(t, 1), freePorts(t, 1)

@@ -75,6 +75,9 @@ func startDatabase(t testing.TB, dir string) *database {
 	must(t, pg.Migrate(ctx, first.URL(databaseName, ownerRole)))
 	must(t, errors.Join(first.EnsureRole(ctx, controlRole), first.EnsureRole(ctx, nodeRole)))
 	must(t, d.exec(ctx, "CREATE ROLE replicator LOGIN REPLICATION PASSWORD '"+password+"'"))
+	// A standby that was away finds what it missed.
+	must(t, d.exec(ctx, "ALTER SYSTEM SET wal_keep_size = '256MB'"))
+	must(t, d.exec(ctx, "SELECT pg_reload_conf()"))
 	must(t, d.rebuild(ctx))
 	return d
 }
@@ -244,8 +247,10 @@ func (d *database) rebuild(ctx context.Context) error {
 			return err
 		}
 	}
-	standby.config = pgcluster.Config{Dir: d.folder(), Port: standby.port, Password: password, Durable: true,
-		StandbyOf: fmt.Sprintf("host=127.0.0.1 port=%d user=replicator password='%s'", d.follow[d.primary].port(), password)}
+	standby.config = pgcluster.Config{
+		Dir: d.folder(), Port: standby.port, Password: password, Durable: true,
+		StandbyOf: fmt.Sprintf("host=127.0.0.1 port=%d user=replicator password='%s'", d.follow[d.primary].port(), password),
+	}
 	from, err := primary.running()
 	if err != nil {
 		return err

@@ -45,7 +45,7 @@ func (tr *traffic) try(t *testing.T, f fault) row {
 	t.Helper()
 	ctx := t.Context()
 	tr.begin()
-	tr.awaitWatchers(t, "before the fault", 3)
+	tr.awaitWatchers(t, "before the fault", 2)
 	since := make([]int, len(tr.tenants))
 	for n, x := range tr.tenants {
 		since[n] = len(x.keys.since(0))
@@ -66,7 +66,7 @@ func (tr *traffic) try(t *testing.T, f fault) row {
 	healed := time.Now()
 	tr.cutOff(f.uninformed, false)
 	tr.reset()
-	tr.awaitWatchers(t, "after the fault", 3)
+	tr.awaitWatchers(t, "after the fault", 2)
 	r := row{fault: f.name, lasted: healed.Sub(began), recovery: time.Since(healed)}
 	found := tr.verify(ctx, since, recoveryTime)
 	r.summary = tr.recorder.end()

@@ -156,7 +156,8 @@ func (r *report) measure(t *testing.T, c *cell, changes int) {
 	must(t, restore(ctx))
 
 	add(propagate(t, c, circumstance{
-		"a node was stopped, from when it goes on", []int{1},
+		"a node was stopped, from when it goes on",
+		[]int{1},
 		func() { c.nodes[1].signal(syscall.SIGSTOP) },
 		func(time.Time) time.Time {
 			resumed := time.Now()
@@ -311,7 +312,7 @@ func (r *report) staticStability(t *testing.T, c *cell) {
 			must(t, await(ctx, recoveryTime, func(ctx context.Context) error { return discoverOnce(ctx, c.tenants[0].servers[node]) }))
 			for _, x := range c.tenants {
 				for _, k := range x.keys.since(max(0, len(x.keys.since(0))-20)) {
-					s.ask(t, ctx, x, node, k)
+					s.ask(ctx, t, x, node, k)
 				}
 			}
 		}
@@ -324,7 +325,7 @@ func (r *report) staticStability(t *testing.T, c *cell) {
 }
 
 // ask reads a key and its state on one node.
-func (s *static) ask(t *testing.T, ctx context.Context, x *tenant, node int, k *key) {
+func (s *static) ask(ctx context.Context, t *testing.T, x *tenant, node int, k *key) {
 	t.Helper()
 	s.asked++
 	began := time.Now()

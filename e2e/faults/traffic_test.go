@@ -59,14 +59,14 @@ func startTraffic(t testing.TB, c *cell) *traffic {
 	for n, x := range c.tenants {
 		stranger := c.tenants[1-n]
 		for range 2 {
-			tr.do(ctx, 100*time.Millisecond, tr.maker(x))
-			tr.do(ctx, 25*time.Millisecond, tr.reader(x))
+			tr.do(ctx, 300*time.Millisecond, tr.maker(x))
+			tr.do(ctx, 50*time.Millisecond, tr.reader(x))
 		}
 		tr.do(ctx, 250*time.Millisecond, tr.intruder(x, stranger))
 		for node := range c.nodes {
 			name := fmt.Sprintf("%s on node-%d", x.name, node+1)
 			tr.watchers = append(tr.watchers, name)
-			tr.do(ctx, 500*time.Millisecond, tr.watcher(x, node, name))
+			tr.do(ctx, 700*time.Millisecond, tr.watcher(x, node, name))
 		}
 		tr.do(ctx, 200*time.Millisecond, tr.changer(x))
 	}
