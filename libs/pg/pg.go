@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -62,6 +63,11 @@ func Open(ctx context.Context, c Config) (*Pool, error) {
 	}
 	if config.ConnConfig.RuntimeParams["application_name"] == "" {
 		config.ConnConfig.RuntimeParams["application_name"] = "kmip"
+	}
+	config.ConnConfig.OnNotice = func(conn *pgconn.PgConn, n *pgconn.Notice) {
+		if doubt, ok := conn.CustomData()[committing].(*atomic.Bool); ok && n.SeverityUnlocalized == "WARNING" {
+			doubt.Store(true)
+		}
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
@@ -122,7 +128,28 @@ func finish(ctx context.Context, tx pgx.Tx, f func(tx pgx.Tx) error) error {
 		_ = tx.Rollback(end)
 		return mapError(err)
 	}
-	return mapError(tx.Commit(ctx))
+	return mapError(commit(ctx, tx))
+}
+
+// committing is where a connection has the *atomic.Bool that a warning sets.
+const committing = "committing"
+
+var errNotReplicated = errors.New("the server gave up waiting for its standby: a fail-over may undo the transaction")
+
+// commit ends tx. A server that waits for a synchronous standby stops waiting
+// when the statement is cancelled, be it by statement_timeout, and then reports
+// success with a warning (PostgreSQL, Planning for High Availability). Nothing
+// else warns at a commit.
+func commit(ctx context.Context, tx pgx.Tx) error {
+	doubt := new(atomic.Bool)
+	tx.Conn().PgConn().CustomData()[committing] = doubt
+	if err := tx.Commit(ctx); err != nil {
+		return err
+	}
+	if doubt.Load() {
+		return errNotReplicated
+	}
+	return nil
 }
 
 // begin starts a transaction. When a connection turns out to be dead, all that
