@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/kmip-for-vmware/kmip/libs/wire/client"
 )
 
 // seconds is how long most faults last.
@@ -251,16 +253,32 @@ func failOverFromHung(ctx context.Context, tr *traffic) (func(context.Context) e
 // than any statement waits: what the primary committed meanwhile is gone, and
 // must not have been acknowledged.
 func failOverAfterPartition(ctx context.Context, tr *traffic) (func(context.Context) error, error) {
+	const long = 15 * time.Second
 	heal, err := links(hold, 0, func(c *cell) []*link { return c.database.follow[:] })(ctx, tr)
 	if err != nil {
 		return nil, err
 	}
+	var waiting sync.WaitGroup
+	for _, x := range tr.tenants {
+		for node := range tr.nodes {
+			p := tr.provider(x)
+			p.patience = 2 * long // others give up earlier
+			waiting.Go(func() {
+				defer p.close()
+				_ = p.at(ctx, node, func(ctx context.Context, conn *client.Conn) error { // it may fail
+					_, err := p.create(ctx, conn)
+					return err
+				})
+			})
+		}
+	}
 	select {
-	case <-time.After(15 * time.Second):
+	case <-time.After(long):
 	case <-ctx.Done():
 	}
 	tr.database.servers[tr.database.primary].fence()
-	return byItself, errors.Join(tr.database.promote(ctx), heal(ctx))
+	err = errors.Join(tr.database.promote(ctx), heal(ctx))
+	return func(context.Context) error { waiting.Wait(); return nil }, err
 }
 
 // restoreOlder takes a backup, lets the customers work, and restores it. What was

@@ -44,12 +44,12 @@ const recoveryTime = 60 * time.Second
 func (tr *traffic) try(t *testing.T, f fault) row {
 	t.Helper()
 	ctx := t.Context()
-	tr.begin()
-	tr.awaitWatchers(t, "before the fault", 2)
 	since := make([]int, len(tr.tenants))
 	for n, x := range tr.tenants {
 		since[n] = len(x.keys.since(0))
 	}
+	tr.begin()
+	tr.awaitWatchers(t, "before the fault", 2)
 	tr.cutOff(f.uninformed, true)
 	began := time.Now()
 	heal, err := f.inject(ctx, tr)
@@ -70,12 +70,14 @@ func (tr *traffic) try(t *testing.T, f fault) row {
 	r := row{fault: f.name, lasted: healed.Sub(began), recovery: time.Since(healed)}
 	found := tr.verify(ctx, since, recoveryTime)
 	r.summary = tr.recorder.end()
+	lost := make(map[string]bool)
 	for _, v := range found {
-		t.Error(v)
-		if strings.Contains(v, "key") {
-			r.Lost++
+		t.Error(v.text)
+		if v.lost != "" {
+			lost[v.lost] = true
 		}
 	}
+	r.Lost = len(lost)
 	if f.restore != nil {
 		if err := f.restore(ctx, tr); err != nil {
 			t.Fatalf("making the cell whole again: %v", err)
@@ -129,7 +131,7 @@ func TestReliability(t *testing.T) {
 	tr.end()
 	t.Run("every key of the run", func(t *testing.T) {
 		for _, v := range tr.verify(t.Context(), make([]int, len(tr.tenants)), recoveryTime) {
-			t.Error(v)
+			t.Error(v.text)
 		}
 	})
 	changes := 200

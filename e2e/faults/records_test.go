@@ -124,7 +124,7 @@ type recorder struct {
 	last     map[string]time.Time // success of each kind of request of each tenant
 	progress map[string]int       // successes of each watcher since begin or reset
 	cuts     [nodeCount]cut
-	found    []string // violations, ever
+	found    []violation
 	moved    chan struct{}
 }
 
@@ -233,11 +233,17 @@ func (r *recorder) allWorked(watchers []string, n int) (missing []string, moved 
 	return missing, r.moved
 }
 
+// violation is something that must never happen.
+type violation struct {
+	lost string // the key or setting that is lost; empty: it is something else
+	text string
+}
+
 // violation notes what must never happen.
 func (r *recorder) violation(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.found = append(r.found, fmt.Sprintf(format, args...))
+	r.found = append(r.found, violation{text: fmt.Sprintf(format, args...)})
 }
 
 func (r *recorder) foreign(format string, args ...any) {
@@ -248,7 +254,7 @@ func (r *recorder) foreign(format string, args ...any) {
 }
 
 // violations returns what was found, and forgets it.
-func (r *recorder) violations() []string {
+func (r *recorder) violations() []violation {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	found := r.found

@@ -112,19 +112,20 @@ func newSource() netip.Addr {
 // for concurrent use.
 type provider struct {
 	*recorder
-	tenant *tenant
-	from   netip.Addr
-	first  int // the node that is asked first
-	open   [nodeCount]*client.Conn
+	tenant   *tenant
+	from     netip.Addr
+	first    int // the node that is asked first
+	patience time.Duration
+	open     [nodeCount]*client.Conn
 }
 
 func (tr *traffic) provider(x *tenant) *provider {
-	return &provider{recorder: tr.recorder, tenant: x, from: newSource(), first: rand.IntN(nodeCount)}
+	return &provider{recorder: tr.recorder, tenant: x, from: newSource(), first: rand.IntN(nodeCount), patience: clientTime}
 }
 
 // at carries out one request on one node.
 func (p *provider) at(ctx context.Context, node int, do func(context.Context, *client.Conn) error) error {
-	ctx, cancel := context.WithTimeout(ctx, clientTime)
+	ctx, cancel := context.WithTimeout(ctx, p.patience)
 	defer cancel()
 	var err error
 	if p.open[node] == nil {

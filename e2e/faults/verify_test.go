@@ -23,15 +23,15 @@ import (
 // were answered after the given numbers of them, on every node, and all settings
 // at every control plane and on every node. What takes longer than patience counts
 // as lost.
-func (tr *traffic) verify(ctx context.Context, since []int, patience time.Duration) []string {
+func (tr *traffic) verify(ctx context.Context, since []int, patience time.Duration) []violation {
 	tr.quiet.Lock()
 	defer tr.quiet.Unlock()
 	var mu sync.Mutex
-	var found []string
-	report := func(format string, args ...any) {
+	var found []violation
+	report := func(lost, format string, args ...any) {
 		mu.Lock()
 		defer mu.Unlock()
-		found = append(found, fmt.Sprintf(format, args...))
+		found = append(found, violation{lost, fmt.Sprintf(format, args...)})
 	}
 	var checking sync.WaitGroup
 	for n, x := range tr.tenants {
@@ -46,12 +46,12 @@ func (tr *traffic) verify(ctx context.Context, since []int, patience time.Durati
 	}
 	checking.Wait()
 	found = append(found, tr.violations()...)
-	slices.Sort(found)
+	slices.SortFunc(found, func(a, b violation) int { return strings.Compare(a.text, b.text) })
 	return found
 }
 
 // verifyKeys reads keys on one node.
-func (tr *traffic) verifyKeys(ctx context.Context, x *tenant, node int, all []*key, patience time.Duration, report func(string, ...any)) {
+func (tr *traffic) verifyKeys(ctx context.Context, x *tenant, node int, all []*key, patience time.Duration, report func(lost, format string, args ...any)) {
 	p := tr.provider(x)
 	defer p.close()
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -61,19 +61,19 @@ func (tr *traffic) verifyKeys(ctx context.Context, x *tenant, node int, all []*k
 			return p.at(context.WithoutCancel(ctx), node, func(ctx context.Context, conn *client.Conn) error {
 				got, err := conn.Get(ctx, k.id)
 				if err == nil && !k.same(got) {
-					report("%s: key %s has other bytes on node-%d", x.name, k.id, node+1)
+					report(string(k.id), "%s: key %s has other bytes on node-%d", x.name, k.id, node+1)
 				}
 				return err
 			})
 		})
 		if err != nil {
-			report("%s: key %s can't be read on node-%d: %v", x.name, k.id, node+1, err)
+			report(string(k.id), "%s: key %s can't be read on node-%d: %v", x.name, k.id, node+1, err)
 		}
 	}
 }
 
 // verifySettings compares what a control plane shows with what was acknowledged.
-func (tr *traffic) verifySettings(ctx context.Context, x *tenant, control int, patience time.Duration, report func(string, ...any)) {
+func (tr *traffic) verifySettings(ctx context.Context, x *tenant, control int, patience time.Duration, report func(lost, format string, args ...any)) {
 	name, certificates := x.settings.copy()
 	err := await(ctx, patience, func(ctx context.Context) error {
 		r := x.rest(tr.cell, control)
@@ -89,7 +89,7 @@ func (tr *traffic) verifySettings(ctx context.Context, x *tenant, control int, p
 			return fmt.Errorf("it answers %s, %s", instance.Status(), list.Status())
 		}
 		if !name[instance.JSON200.Name] {
-			report("%s: control-%d shows the name %q, which is not one of %v", x.name, control+1, instance.JSON200.Name, name)
+			report(x.instance, "%s: control-%d shows the name %q, which is not one of %v", x.name, control+1, instance.JSON200.Name, name)
 		}
 		present := make(map[string]bool)
 		for _, c := range list.JSON200.ClientCertificates {
@@ -97,19 +97,19 @@ func (tr *traffic) verifySettings(ctx context.Context, x *tenant, control int, p
 		}
 		for id, state := range certificates {
 			if !state.unknown && present[id] == state.removed {
-				report("%s: control-%d has certificate %s: %v; acknowledged as removed: %v", x.name, control+1, id, present[id], state.removed)
+				report(id, "%s: control-%d has certificate %s: %v; acknowledged as removed: %v", x.name, control+1, id, present[id], state.removed)
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		report("%s: settings can't be read at control-%d: %v", x.name, control+1, err)
+		report(x.instance, "%s: settings can't be read at control-%d: %v", x.name, control+1, err)
 	}
 }
 
 // verifyAdmission tries certificates on a node: those that are allowed, and the
 // removed ones.
-func (tr *traffic) verifyAdmission(ctx context.Context, x *tenant, node int, patience time.Duration, report func(string, ...any)) {
+func (tr *traffic) verifyAdmission(ctx context.Context, x *tenant, node int, patience time.Duration, report func(lost, format string, args ...any)) {
 	_, certificates := x.settings.copy()
 	for id, state := range certificates {
 		if state.unknown {
@@ -128,9 +128,9 @@ func (tr *traffic) verifyAdmission(ctx context.Context, x *tenant, node int, pat
 		})
 		switch {
 		case err != nil:
-			report("%s: certificate %s, at its end: %v, on node-%d: %v", x.name, id, state.removed, node+1, err)
+			report(id, "%s: certificate %s, at its end: %v, on node-%d: %v", x.name, id, state.removed, node+1, err)
 		case admitted == state.removed:
-			report("%s: certificate %s is admitted on node-%d after its end", x.name, id, node+1)
+			report(id, "%s: certificate %s is admitted on node-%d after its end", x.name, id, node+1)
 		}
 	}
 }
@@ -153,7 +153,7 @@ func (tr *traffic) selfCheck(t *testing.T) []string {
 		since[n] = max(0, len(y.keys.since(0))-10)
 	}
 	if found := tr.verify(ctx, since, recoveryTime); len(found) > 0 {
-		t.Fatalf("before anything is broken: %q", found)
+		t.Fatalf("before anything is broken: %v", found)
 	}
 	broken := x.keys.since(since[0])[:3]
 	standardKey := func(k *key) (ref string) {
@@ -174,10 +174,14 @@ func (tr *traffic) selfCheck(t *testing.T) []string {
 	for _, k := range broken {
 		for node := range tr.nodes {
 			want := fmt.Sprintf("key %s can't be read on node-%d", k.id, node+1)
-			if !slices.ContainsFunc(found, func(v string) bool { return strings.Contains(v, want) }) {
+			if !slices.ContainsFunc(found, func(v violation) bool { return strings.Contains(v.text, want) }) {
 				t.Errorf("not reported: %s", want)
 			}
 		}
 	}
-	return found
+	reported := make([]string, 0, len(found))
+	for _, v := range found {
+		reported = append(reported, v.text)
+	}
+	return reported
 }

@@ -27,7 +27,10 @@ import (
 
 // Config is the control plane's configuration. What has no default is needed.
 type Config struct {
-	// DatabaseURL reaches the cell's PostgreSQL as role kmip_control.
+	// DatabaseURL reaches the cell's PostgreSQL as role kmip_control. It may list
+	// several servers, host-1:5432,host-2:5432, with
+	// ?target_session_attrs=read-write: the one that takes writes is used, also
+	// after a fail-over.
 	DatabaseURL string `env:"DATABASE_URL"`
 	// Region is the cell's region, as in CRNs.
 	Region string `env:"KMIP_REGION" envDefault:"us-south"`

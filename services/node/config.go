@@ -26,7 +26,10 @@ type Config struct {
 	// Name tells nodes apart in logs and in the API; no two nodes of a cell
 	// have the same.
 	Name string `env:"KMIP_NODE_NAME" envDefault:"node"`
-	// DatabaseURL is PostgreSQL's, for the role kmip_node.
+	// DatabaseURL is PostgreSQL's, for the role kmip_node. It may list
+	// several servers, host-1:5432,host-2:5432, with
+	// ?target_session_attrs=read-write: the one that takes writes is used, also
+	// after a fail-over.
 	DatabaseURL string `env:"DATABASE_URL"`
 	// Listen is where KMIP clients connect.
 	Listen string `env:"KMIP_LISTEN" envDefault:":5696"`
