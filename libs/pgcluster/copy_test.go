@@ -1,7 +1,10 @@
 package pgcluster
 
 import (
+	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -39,5 +42,19 @@ func TestCopies(t *testing.T) {
 		t.Error(err)
 	} else {
 		_ = conn.Close(t.Context())
+	}
+}
+
+func TestWhoIsCalledOffLeavesNoNote(t *testing.T) {
+	needPostgreSQL(t)
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if c, err := Start(ctx, Config{Dir: dir}); err == nil {
+		stop(t, c)
+		t.Fatal("it started")
+	}
+	if _, err := os.Stat(filepath.Join(dir, PathFile)); !os.IsNotExist(err) {
+		t.Errorf("the cluster is said to lie elsewhere: %v", err)
 	}
 }

@@ -99,6 +99,9 @@ func home(ctx context.Context, dir string, a account) (string, error) {
 	if a.reaches(ctx, dir) {
 		return dir, nil
 	}
+	if ctx.Err() != nil {
+		return "", ctx.Err() // who is called off has not looked
+	}
 	folder, err := os.MkdirTemp("/var/tmp", runPrefix)
 	if err == nil {
 		err = a.own(folder)
