@@ -318,14 +318,14 @@ func restoreOlder(ctx context.Context, tr *traffic) (func(context.Context) error
 	return byItself, tr.database.restore(ctx, backup)
 }
 
-// terminateSessions ends everybody's sessions five times a second.
+// terminateSessions ends everybody's sessions twice a second.
 func terminateSessions(_ context.Context, tr *traffic) (func(context.Context) error, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var ending sync.WaitGroup
 	ending.Go(func() {
 		for ctx.Err() == nil {
 			_ = tr.database.endSessions(ctx) // the last one is called off
-			<-time.After(200 * time.Millisecond)
+			<-time.After(500 * time.Millisecond)
 		}
 	})
 	return func(context.Context) error { cancel(); ending.Wait(); return nil }, nil

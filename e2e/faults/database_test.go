@@ -108,7 +108,7 @@ func (s *server) run(ctx context.Context) error {
 	s.fenced, s.over = false, make(chan struct{})
 	s.mu.Unlock()
 	first := make(chan error, 1)
-	go s.keep(ctx, first)
+	go s.keep(context.WithoutCancel(ctx), first)
 	return <-first
 }
 
