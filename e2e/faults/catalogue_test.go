@@ -18,8 +18,8 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/wire/client"
 )
 
-// seconds is how long most faults last.
-const seconds = 5 * time.Second
+// usual is how long most faults last.
+const usual = 5 * time.Second
 
 var allNodes = []int{0, 1, 2}
 
@@ -33,59 +33,59 @@ var catalogue = []fault{
 	{name: "a control plane is killed", short: true, long: 2 * time.Second, inject: kill(controlN(0))},
 	{name: "both control planes are killed", long: 2 * time.Second, inject: kill(controlN(0), controlN(1))},
 	{name: "IBM Cloud (the emulator) is killed", long: 2 * time.Second, inject: kill(emulatorOf)},
-	{name: "a node is stopped", long: seconds, uninformed: []int{1}, inject: stop(nodeN(1))},
-	{name: "a control plane is stopped", long: seconds, inject: stop(controlN(1))},
-	{name: "IBM Cloud (the emulator) is stopped", long: seconds, inject: stop(emulatorOf)},
+	{name: "a node is stopped", long: usual, uninformed: []int{1}, inject: stop(nodeN(1))},
+	{name: "a control plane is stopped", long: usual, inject: stop(controlN(1))},
+	{name: "IBM Cloud (the emulator) is stopped", long: usual, inject: stop(emulatorOf)},
 
 	{name: "PostgreSQL is killed", long: 2 * time.Second, uninformed: allNodes, alone: true, inject: signalPrimary(syscall.SIGKILL)},
 	{name: "PostgreSQL restarts", long: 2 * time.Second, uninformed: allNodes, alone: true, inject: signalPrimary(syscall.SIGINT)},
-	{name: "PostgreSQL is stopped", long: seconds, uninformed: allNodes, alone: true, inject: stopServer(false)},
+	{name: "PostgreSQL is stopped", long: usual, uninformed: allNodes, alone: true, inject: stopServer(false)},
 	{name: "the standby is killed", long: 2 * time.Second, alone: true, inject: killStandby, restore: whole},
-	{name: "the standby is stopped", long: seconds, alone: true, inject: stopServer(true), restore: whole},
+	{name: "the standby is stopped", long: usual, alone: true, inject: stopServer(true), restore: whole},
 	{name: "fail-over to the standby", short: true, uninformed: allNodes, alone: true, inject: failOver, restore: rebuild},
 	{name: "fail-over from a primary that hangs", long: 3 * time.Second, uninformed: allNodes, alone: true, inject: failOverFromHung, restore: rebuild},
 	{name: "fail-over after the standby was cut off for 15 s", uninformed: allNodes, alone: true, inject: failOverAfterPartition, restore: rebuild},
 	{name: "an older backup is restored", uninformed: allNodes, alone: true, inject: restoreOlder, restore: rebuild},
-	{name: "all sessions of PostgreSQL are ended, again and again", long: seconds, inject: terminateSessions},
-	{name: "PostgreSQL has no connection left", long: seconds, uninformed: allNodes, alone: true, inject: noConnections},
+	{name: "all sessions of PostgreSQL are ended, again and again", long: usual, inject: terminateSessions},
+	{name: "PostgreSQL has no connection left", long: usual, uninformed: allNodes, alone: true, inject: noConnections},
 
-	{name: "the disk of PostgreSQL is full", long: seconds, uninformed: allNodes, alone: true, root: true, inject: fullDatabase, restore: whole},
-	{name: "the disk of a node is full, and it restarts", long: seconds, uninformed: []int{0}, root: true, inject: fullNode},
-	{name: "the disk of all logs is full", long: seconds, root: true, inject: full("logs")},
+	{name: "the disk of PostgreSQL is full", long: usual, uninformed: allNodes, alone: true, root: true, inject: fullDatabase, restore: whole},
+	{name: "the disk of a node is full, and it restarts", long: usual, uninformed: []int{0}, root: true, inject: fullNode},
+	{name: "the disk of all logs is full", long: usual, root: true, inject: full("logs")},
 
 	{name: "partition: node, PostgreSQL", short: true, long: 8 * time.Second, uninformed: []int{1}, inject: links(hold, 0, nodeToDatabase(1))},
 	{name: "partition: all nodes, PostgreSQL", long: 8 * time.Second, uninformed: allNodes, inject: links(hold, 0, nodeToDatabase(0), nodeToDatabase(1), nodeToDatabase(2))},
-	{name: "reset: node, PostgreSQL", long: seconds, uninformed: []int{1}, inject: links(refuse, 0, nodeToDatabase(1))},
-	{name: "partition: node, key managers", long: seconds, inject: links(hold, 0, nodeToKeys(0))},
+	{name: "reset: node, PostgreSQL", long: usual, uninformed: []int{1}, inject: links(refuse, 0, nodeToDatabase(1))},
+	{name: "partition: node, key managers", long: usual, inject: links(hold, 0, nodeToKeys(0))},
 	{name: "partition: node, IAM", long: 20 * time.Second, inject: links(hold, 0, func(c *cell) []*link { return []*link{c.nodes[0].iam} })},
 	{name: "partition: clients, node", long: 8 * time.Second, inject: links(hold, 0, clientsToNode(2))},
-	{name: "reset: clients, node", long: seconds, inject: links(refuse, 0, clientsToNode(2))},
+	{name: "reset: clients, node", long: usual, inject: links(refuse, 0, clientsToNode(2))},
 	{name: "partition: control plane, PostgreSQL", long: 8 * time.Second, inject: links(hold, 0, func(c *cell) []*link { return c.controls[0].database[:] })},
-	{name: "partition: control plane, key managers and IAM", long: seconds, inject: links(hold, 0, func(c *cell) []*link { return c.controls[0].all()[2:] })},
+	{name: "partition: control plane, key managers and IAM", long: usual, inject: links(hold, 0, func(c *cell) []*link { return c.controls[0].all()[2:] })},
 	{name: "partition: primary, standby", long: 8 * time.Second, alone: true, inject: links(hold, 0, func(c *cell) []*link { return c.database.follow[:] }), restore: whole},
-	{name: "delay of 100 ms: nodes, PostgreSQL", long: seconds, inject: links(pass, 100*time.Millisecond, nodeToDatabase(0), nodeToDatabase(1), nodeToDatabase(2))},
-	{name: "delay of 300 ms: nodes, key managers", long: seconds, inject: links(pass, 300*time.Millisecond, nodeToKeys(0), nodeToKeys(1), nodeToKeys(2))},
-	{name: "delay of 300 ms: clients, nodes", long: seconds, inject: links(pass, 300*time.Millisecond, clientsToNode(0), clientsToNode(1), clientsToNode(2))},
+	{name: "delay of 100 ms: nodes, PostgreSQL", long: usual, inject: links(pass, 100*time.Millisecond, nodeToDatabase(0), nodeToDatabase(1), nodeToDatabase(2))},
+	{name: "delay of 300 ms: nodes, key managers", long: usual, inject: links(pass, 300*time.Millisecond, nodeToKeys(0), nodeToKeys(1), nodeToKeys(2))},
+	{name: "delay of 300 ms: clients, nodes", long: usual, inject: links(pass, 300*time.Millisecond, clientsToNode(0), clientsToNode(1), clientsToNode(2))},
 
-	{name: "a node's clock is an hour ahead", long: seconds, inject: clock("1h", func(c *cell) []string { return []string{c.nodes[0].clock} })},
+	{name: "a node's clock is an hour ahead", long: usual, inject: clock("1h", func(c *cell) []string { return []string{c.nodes[0].clock} })},
 	{name: "a node's clock is an hour behind", long: tokenLife, inject: clock("-1h", func(c *cell) []string { return []string{c.nodes[0].clock} })},
-	{name: "all nodes' clocks are five days ahead", long: seconds, inject: clock("120h", nodeClocks)},
-	{name: "a control plane's clock is an hour ahead", long: seconds, inject: clock("1h", func(c *cell) []string { return []string{c.controls[0].clock} })},
+	{name: "all nodes' clocks are five days ahead", long: usual, inject: clock("120h", nodeClocks)},
+	{name: "a control plane's clock is an hour ahead", long: usual, inject: clock("1h", func(c *cell) []string { return []string{c.controls[0].clock} })},
 	{name: "a control plane's clock is an hour behind", long: tokenLife, inject: clock("-1h", func(c *cell) []string { return []string{c.controls[0].clock} })},
 
-	{name: "key managers are slow: 1 s, one in a hundred 4 s", long: 2 * seconds, inject: turn("latency", map[string]any{"median_ms": 1000, "p99_ms": 4000})},
+	{name: "key managers are slow: 1 s, one in a hundred 4 s", long: 2 * usual, inject: turn("latency", map[string]any{"median_ms": 1000, "p99_ms": 4000})},
 	{name: "key managers hang", short: true, long: 10 * time.Second, inject: turn("hangs", nil)},
 	{name: "key managers hang when the call is done", long: 10 * time.Second, inject: turn("hangs", map[string]any{"takes_effect": true, "rate": 0.3})},
-	{name: "key managers answer 500", long: seconds, inject: turn("errors", nil)},
-	{name: "key managers answer 500, one in three", long: seconds, inject: turn("errors", map[string]any{"rate": 0.33})},
-	{name: "key managers answer 429", long: seconds, inject: turn("throttling", map[string]any{"retry_after": 1, "rate": 0.5})},
-	{name: "key managers lie: done, and answered 503", short: true, long: seconds, inject: turn("lost-answers", map[string]any{"status": 503, "rate": 0.5})},
-	{name: "key managers lie: done, and the connection cut", long: seconds, inject: turn("lost-answers", map[string]any{"rate": 0.5})},
+	{name: "key managers answer 500", long: usual, inject: turn("errors", nil)},
+	{name: "key managers answer 500, one in three", long: usual, inject: turn("errors", map[string]any{"rate": 0.33})},
+	{name: "key managers answer 429", long: usual, inject: turn("throttling", map[string]any{"retry_after": 1, "rate": 0.5})},
+	{name: "key managers lie: done, and answered 503", short: true, long: usual, inject: turn("lost-answers", map[string]any{"status": 503, "rate": 0.5})},
+	{name: "key managers lie: done, and the connection cut", long: usual, inject: turn("lost-answers", map[string]any{"rate": 0.5})},
 	{name: "IAM is down, for less than a token lives", long: tokenLife / 3, inject: outageOfIAM},
-	{name: "IAM is down, for longer", long: tokenLife + seconds, inject: outageOfIAM},
+	{name: "IAM is down, for longer", long: tokenLife + usual, inject: outageOfIAM},
 
 	{name: "a client certificate expires", long: 8 * time.Second, alone: true, inject: expiry},
-	{name: "the sealing secret is rotated", long: seconds, alone: true, uninformed: allNodes, inject: rotateSealingKey},
+	{name: "the sealing secret is rotated", long: usual, alone: true, uninformed: allNodes, inject: rotateSealingKey},
 }
 
 func nodeN(n int) func(c *cell) *process { return func(c *cell) *process { return c.nodes[n].process } }
@@ -301,7 +301,7 @@ func restoreOlder(ctx context.Context, tr *traffic) (func(context.Context) error
 		return nil, err
 	}
 	select {
-	case <-time.After(2 * seconds):
+	case <-time.After(2 * usual):
 	case <-ctx.Done():
 	}
 	tr.quiet.Lock()

@@ -178,7 +178,7 @@ func (r *report) randomly(t *testing.T, tr *traffic) {
 		f := catalogue[dice.IntN(len(catalogue))]
 		if dice.IntN(2) == 0 {
 			i := dice.Perm(len(pairable))
-			f = both(pairable[i[0]], pairable[i[1]], time.Duration(dice.Int64N(int64(seconds))))
+			f = both(pairable[i[0]], pairable[i[1]], time.Duration(dice.Int64N(int64(usual))))
 		}
 		r.try(t, tr, f)
 	}

@@ -39,13 +39,13 @@ var columns = []string{"fault", "lasted", "requests", "failed", "unserved", "gap
 
 func (r row) cells() []string {
 	return []string{
-		r.fault, seconds1(r.lasted), fmt.Sprint(r.Requests), fmt.Sprint(r.Failed), fmt.Sprint(r.Unserved),
-		seconds1(r.gap("Get")), seconds1(r.gap("Create")), seconds1(r.gap("REST")), seconds1(r.recovery),
+		r.fault, seconds(r.lasted), fmt.Sprint(r.Requests), fmt.Sprint(r.Failed), fmt.Sprint(r.Unserved),
+		seconds(r.gap("Get")), seconds(r.gap("Create")), seconds(r.gap("REST")), seconds(r.recovery),
 		fmt.Sprint(r.Changes), milliseconds(r.Late), fmt.Sprint(r.Lost), fmt.Sprint(r.Foreign),
 	}
 }
 
-func seconds1(d time.Duration) string     { return fmt.Sprintf("%.1f s", d.Seconds()) }
+func seconds(d time.Duration) string      { return fmt.Sprintf("%.1f s", d.Seconds()) }
 func milliseconds(d time.Duration) string { return fmt.Sprintf("%d ms", max(0, d.Milliseconds())) }
 
 // print writes the tables for a terminal.
