@@ -176,6 +176,18 @@ func TestHeldIsGivenUp(t *testing.T) {
 			b.refused(t, id, fault.Denied) // and with it the other key
 			return 0
 		},
+		"the root key is deleted, and standard keys can't be loaded": func(t *testing.T, b *windowed, id, _ kmip.ObjectID) int {
+			b.keys.DeleteRootKey()
+			fail := b.keys.Fail
+			b.keys.Fail = func(method string, done bool) error {
+				if method == "Load" {
+					return engine.ErrUnavailable
+				}
+				return fail(method, done)
+			}
+			b.refused(t, id, fault.Denied)
+			return 0
+		},
 		"a Create is denied": func(t *testing.T, b *windowed, _, _ kmip.ObjectID) int {
 			b.down = engine.ErrDenied
 			if _, err := b.Create(t.Context(), b.one, kmip.SymmetricKey, vSphere); !errors.Is(err, engine.ErrDenied) {

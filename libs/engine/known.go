@@ -172,7 +172,7 @@ func (e *Engine) open(ctx context.Context, t *tenant.Tenant, r Record, patience 
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		asked, windows := e.now(), e.held.of(t)
-		o, err := e.ask(ctx, keys, s, binding)
+		o, err := e.ask(ctx, keys, s, binding, windows != nil)
 		if err != nil {
 			e.held.heed(s, err)
 			return opened{}, err
@@ -183,8 +183,10 @@ func (e *Engine) open(ctx context.Context, t *tenant.Tenant, r Record, patience 
 }
 
 // ask loads a standard key and unwraps what it holds; both have to succeed. A
-// payload that was seen before is unwrapped while it is loaded again.
-func (e *Engine) ask(ctx context.Context, keys KeyManager, s subject, binding Binding) (opened, error) {
+// payload that was seen before is unwrapped while it is loaded again, and if the
+// key may be held, what unwrapping says is waited for also when loading fails: it
+// may be final.
+func (e *Engine) ask(ctx context.Context, keys KeyManager, s subject, binding Binding, holdable bool) (opened, error) {
 	seen, ok := e.memory.envelopes.GetIfPresent(s)
 	if !ok {
 		return e.loadAndUnwrap(ctx, keys, s, binding)
@@ -202,12 +204,14 @@ func (e *Engine) ask(ctx context.Context, keys KeyManager, s subject, binding Bi
 	}()
 	envelope, err := keys.Load(ctx, s.object, s.ref)
 	if err != nil {
-		cancel()
+		if !holdable || !errors.Is(err, ErrUnavailable) {
+			cancel()
+		}
 		got := <-early
 		got.material.Wipe()
 		e.memory.envelopes.Invalidate(s)
 		if errors.Is(got.err, ErrDenied) {
-			err = got.err // that is final, whatever the other call met
+			err = got.err
 		}
 		return opened{}, err
 	}
