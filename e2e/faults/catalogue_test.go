@@ -63,15 +63,15 @@ var catalogue = []fault{
 	{name: "partition: control plane, PostgreSQL", long: 8 * time.Second, inject: links(hold, 0, func(c *cell) []*link { return c.controls[0].database[:] })},
 	{name: "partition: control plane, key managers and IAM", long: usual, inject: links(hold, 0, func(c *cell) []*link { return c.controls[0].all()[2:] })},
 	{name: "partition: primary, standby", long: 8 * time.Second, alone: true, inject: links(hold, 0, func(c *cell) []*link { return c.database.follow[:] }), restore: whole},
-	{name: "delay of 100 ms: nodes, PostgreSQL", long: usual, inject: links(pass, 100*time.Millisecond, nodeToDatabase(0), nodeToDatabase(1), nodeToDatabase(2))},
+	{name: "delay of 50 ms: nodes, PostgreSQL", long: usual, inject: links(pass, 50*time.Millisecond, nodeToDatabase(0), nodeToDatabase(1), nodeToDatabase(2))},
 	{name: "delay of 300 ms: nodes, key managers", long: usual, inject: links(pass, 300*time.Millisecond, nodeToKeys(0), nodeToKeys(1), nodeToKeys(2))},
 	{name: "delay of 300 ms: clients, nodes", long: usual, inject: links(pass, 300*time.Millisecond, clientsToNode(0), clientsToNode(1), clientsToNode(2))},
 
-	{name: "a node's clock is an hour ahead", long: usual, inject: clock("1h", func(c *cell) []string { return []string{c.nodes[0].clock} })},
-	{name: "a node's clock is an hour behind", long: tokenLife, inject: clock("-1h", func(c *cell) []string { return []string{c.nodes[0].clock} })},
-	{name: "all nodes' clocks are five days ahead", long: usual, inject: clock("120h", nodeClocks)},
-	{name: "a control plane's clock is an hour ahead", long: usual, inject: clock("1h", func(c *cell) []string { return []string{c.controls[0].clock} })},
-	{name: "a control plane's clock is an hour behind", long: tokenLife, inject: clock("-1h", func(c *cell) []string { return []string{c.controls[0].clock} })},
+	{name: "a node's clock is an hour ahead", long: usual, uninformed: []int{0}, inject: clock("1h", nodeN(0))},
+	{name: "a node's clock is an hour behind", long: tokenLife, uninformed: []int{0}, inject: clock("-1h", nodeN(0))},
+	{name: "all nodes' clocks are five days ahead", long: usual, uninformed: allNodes, inject: clock("120h", nodeN(0), nodeN(1), nodeN(2))},
+	{name: "a control plane's clock is an hour ahead", long: usual, inject: clock("1h", controlN(0))},
+	{name: "a control plane's clock is an hour behind", long: tokenLife, inject: clock("-1h", controlN(0))},
 
 	{name: "key managers are slow: 1 s, one in a hundred 4 s", long: 2 * usual, inject: turn("latency", map[string]any{"median_ms": 1000, "p99_ms": 4000})},
 	{name: "key managers hang", short: true, long: 10 * time.Second, inject: turn("hangs", nil)},
@@ -105,13 +105,6 @@ func nodeToKeys(n int) func(c *cell) []*link {
 
 func clientsToNode(n int) func(c *cell) []*link {
 	return func(c *cell) []*link { return []*link{c.nodes[n].shared, c.nodes[n].own} }
-}
-
-func nodeClocks(c *cell) (files []string) {
-	for _, n := range c.nodes {
-		files = append(files, n.clock)
-	}
-	return files
 }
 
 // kill ends processes by SIGKILL; they are started again.
@@ -156,22 +149,24 @@ func links(m mode, delay time.Duration, which ...func(c *cell) []*link) injectio
 	}
 }
 
-// clock shifts the clocks that files stand for.
-func clock(offset string, files func(c *cell) []string) injection {
-	return func(_ context.Context, tr *traffic) (func(context.Context) error, error) {
-		for _, file := range files(tr.cell) {
-			if err := replaceFile(file, []byte(offset)); err != nil {
-				return nil, err
-			}
-		}
-		return func(context.Context) error {
-			for _, file := range files(tr.cell) {
-				if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+// clock starts processes again with clocks that are wrong. (While a process runs
+// its intervals are measured by a clock that never jumps, Go's monotonic one.)
+func clock(offset string, which ...func(c *cell) *process) injection {
+	return func(ctx context.Context, tr *traffic) (func(context.Context) error, error) {
+		restart := func(ctx context.Context, change func(file string) error) error {
+			for _, w := range which {
+				if err := change(tr.clockFile(w(tr.cell).name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 					return err
 				}
 			}
-			return nil
-		}, nil
+			again, err := kill(which...)(ctx, tr)
+			if err != nil {
+				return err
+			}
+			return again(ctx)
+		}
+		return func(ctx context.Context) error { return restart(ctx, os.Remove) },
+			restart(ctx, func(file string) error { return replaceFile(file, []byte(offset)) })
 	}
 }
 

@@ -70,7 +70,6 @@ type node struct {
 	shared, own *link // from clients, to the shared port and to that of the tenant with its own
 	admin       int
 	state       string // folder
-	clock       string // file with the offset
 }
 
 type control struct {
@@ -78,7 +77,6 @@ type control struct {
 	peers
 	api   *link // from administrators
 	admin int
-	clock string
 }
 
 // programs builds what the suite runs, with the clock that can be shifted.
@@ -126,7 +124,7 @@ func startCell(t testing.TB) *cell {
 	files := c.certificates(t)
 	must(t, os.WriteFile(c.path("sealing-keys"), sealingKey(), 0o600))
 	must(t, os.WriteFile(c.path("service-api-key"), []byte(serviceKey), 0o600))
-	connect := func(role, clock string) (peers, []string) {
+	connect := func(role, name string) (peers, []string) {
 		p := peers{
 			database: [2]*link{newLink(t, c.database.servers[0].port), newLink(t, c.database.servers[1].port)},
 			kms:      newLink(t, c.keys[serviceKMS]), hpcs: newLink(t, c.keys[serviceHPCS]),
@@ -138,15 +136,14 @@ func startCell(t testing.TB) *cell {
 			"KMIP_KEY_MANAGER_ENDPOINTS=" + fmt.Sprintf("kms/%s=http://%s,hs-crypto/%s=http://%s", region, address(p.kms.port()), region, address(p.hpcs.port())),
 			"KMIP_SEALING_KEYS_FILE=" + c.path("sealing-keys"),
 			"KMIP_SERVICE_API_KEY_FILE=" + c.path("service-api-key"),
-			"KMIP_CLOCK_OFFSET_FILE=" + clock,
+			"KMIP_CLOCK_OFFSET_FILE=" + c.clockFile(name),
 		}, files...)
 	}
 	sharedPort := freePorts(t, nodeCount)
 	dedicated := freePorts(t, nodeCount*dedicatedPorts)
 	for i := range c.controls {
 		name := fmt.Sprint("control-", i+1)
-		clock := c.path(name + ".clock")
-		p, env := connect(controlRole, clock)
+		p, env := connect(controlRole, name)
 		port, admin := freePorts(t, 1), freePorts(t, 1)
 		env = append(env,
 			"KMIP_REGION="+region,
@@ -159,14 +156,14 @@ func startCell(t testing.TB) *cell {
 		)
 		c.controls[i] = &control{
 			process: supervise(t, name, program(filepath.Join(bin, "kmip-control"), c.log(name), env)),
-			peers:   p, api: newLink(t, port), admin: admin, clock: clock,
+			peers:   p, api: newLink(t, port), admin: admin,
 		}
 	}
 	for i := range c.nodes {
 		name := fmt.Sprint("node-", i+1)
-		clock, state := c.path(name+".clock"), name+"-state"
+		state := name + "-state"
 		c.volume(t, state, 4)
-		p, env := connect(nodeRole, clock)
+		p, env := connect(nodeRole, name)
 		admin := freePorts(t, 1)
 		env = append(env,
 			"KMIP_NODE_NAME="+name,
@@ -179,7 +176,7 @@ func startCell(t testing.TB) *cell {
 		c.nodes[i] = &node{
 			process: supervise(t, name, program(filepath.Join(bin, "kmip-node"), c.log(name), env)),
 			peers:   p, shared: newLink(t, sharedPort+i), own: newLink(t, dedicated+i*dedicatedPorts), admin: admin,
-			state: c.path(state), clock: clock,
+			state: c.path(state),
 		}
 	}
 	must(t, await(t.Context(), 30*time.Second, c.ready))
@@ -206,6 +203,9 @@ func (c *cell) ready(ctx context.Context) error {
 
 func (c *cell) path(name string) string { return filepath.Join(c.dir, name) }
 func (c *cell) log(name string) string  { return filepath.Join(c.dir, "logs", name+".log") }
+
+// clockFile is where a process reads how wrong its clock is.
+func (c *cell) clockFile(process string) string { return c.path(process + ".clock") }
 
 // volume makes a folder, on a small file system of its own where that is
 // possible: as root on Linux.

@@ -208,7 +208,7 @@ does. Nodes and control planes know both PostgreSQL servers:
 ` + "`postgres://…@host-1,host-2/kmip?target_session_attrs=read-write`" + `; the suite promotes the standby as an
 operator's software does, and lets commits wait for a new standby once it follows. Partitions and delays are
 made by TCP proxies between each pair of processes, which hold, reset or delay; clocks that are wrong by a build
-tag that reads an offset from a file.
+tag that reads an offset from a file, and processes that start again with it.
 
 ## How to run it
 
