@@ -141,7 +141,7 @@ func TestReliability(t *testing.T) {
 	t.Run("propagation", func(t *testing.T) { r.measure(t, c, changes) })
 	t.Run("static stability", func(t *testing.T) { r.staticStability(t, c) })
 	t.Run("self-check", func(t *testing.T) { r.selfCheck = tr.selfCheck(t) })
-	if *writeReport && !t.Failed() {
+	if *writeReport {
 		must(t, r.write("../../docs/reliability.md"))
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -43,39 +44,36 @@ func propagate(t *testing.T, c *cell, at circumstance, n int) propagation {
 	r := x.rest(c, 0)
 	p := propagation{when: at.when}
 	var certificate *tls.Certificate
-	var id string
-	suspend := func(suspended bool) error {
-		return c.database.exec(ctx, "UPDATE instances SET suspended = $1 WHERE id = $2", suspended, x.instance)
-	}
+	var text, id string
 	for i := range n {
 		at.before()
-		var err error
-		admitted := true
-		switch i % 4 {
-		case 0:
-			var text string
+		admitted := i%4 == 0 || i%4 == 2
+		if i%4 == 0 {
 			certificate, text = clientCertificate(time.Now().AddDate(1, 0, 0))
-			var got *api.CreateInstanceClientCertificateResponse
-			got, err = r.CreateInstanceClientCertificateWithResponse(ctx, x.instance, nil,
-				api.ClientCertificatePrototype{Name: "measured", Certificate: text})
-			if err == nil {
-				err = answered("POST client_certificates", got.HTTPResponse, got.Body, http.StatusCreated)
-			}
-			if err == nil {
-				id = got.JSON201.ID
-			}
-		case 1:
-			admitted, err = false, suspend(true)
-		case 2:
-			err = suspend(false)
-		case 3:
-			admitted = false
-			var got *api.DeleteInstanceClientCertificateResponse
-			got, err = r.DeleteInstanceClientCertificateWithResponse(ctx, x.instance, id)
-			if err == nil {
-				err = answered("DELETE client_certificate", got.HTTPResponse, got.Body, http.StatusNoContent)
-			}
 		}
+		// A node that is stopped in the middle of a transaction is in the way for
+		// up to ten seconds.
+		err := await(ctx, recoveryTime, func(ctx context.Context) error {
+			switch i % 4 {
+			case 0:
+				got, err := r.CreateInstanceClientCertificateWithResponse(ctx, x.instance, nil,
+					api.ClientCertificatePrototype{Name: "measured", Certificate: text})
+				if err != nil {
+					return err
+				}
+				if got.JSON201 != nil {
+					id = got.JSON201.ID
+				}
+				return answered("POST client_certificates", got.HTTPResponse, got.Body, http.StatusCreated)
+			case 3:
+				got, err := r.DeleteInstanceClientCertificateWithResponse(ctx, x.instance, id)
+				if err != nil {
+					return err
+				}
+				return answered("DELETE client_certificate", got.HTTPResponse, got.Body, http.StatusNoContent)
+			}
+			return c.database.exec(ctx, "UPDATE instances SET suspended = $1 WHERE id = $2", !admitted, x.instance)
+		})
 		since := at.after(time.Now())
 		must(t, err)
 		times, err := c.follow(ctx, x, at.nodes, certificate, admitted, since)
@@ -200,24 +198,23 @@ func (tr *traffic) inFlight(t *testing.T, node int) {
 	t.Helper()
 	ctx := t.Context()
 	x := tr.tenants[0]
-	k := x.keys.any()
 	conn, err := client.Dial(ctx, x.servers[node])
 	must(t, err)
 	defer conn.Close()
-	_, err = conn.DiscoverVersions(ctx)
+	id, err := conn.Create(ctx, vSphere...) // nobody else asks for this key
+	must(t, err)
+	ref, err := tr.standardKey(ctx, x, id)
 	must(t, err)
 	must(t, tr.knob(ctx, "latency", keyManagers(map[string]any{"median_ms": 1500})...))
-	before, err := tr.calls(ctx, "service="+serviceKMS)
-	must(t, err)
 	answer := make(chan error, 1)
 	go func() {
-		key, err := conn.Get(ctx, k.id)
+		key, err := conn.Get(ctx, id)
 		if err == nil {
 			key.Wipe()
 		}
 		answer <- err
 	}()
-	must(t, tr.awaitCall(ctx, before.LastSequence))
+	must(t, tr.awaitCall(ctx, "GET", "/api/v2/keys/"+ref))
 	tr.nodes[node].signal(syscall.SIGTERM)
 	if err := <-answer; err != nil {
 		t.Errorf("a request in flight when node-%d was told to end: %v", node+1, err)
@@ -225,25 +222,19 @@ func (tr *traffic) inFlight(t *testing.T, node int) {
 	must(t, tr.knob(ctx, "latency"))
 }
 
-// calls are the emulator's latest calls.
-type calls struct {
-	Calls        []json.RawMessage `json:"calls"`
-	LastSequence uint64            `json:"last_sequence"`
-}
-
-func (c *cell) calls(ctx context.Context, query string) (found calls, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address(c.knobs)+"/emulator/v1/calls?"+query, nil)
+// awaitCall waits until a service is asked something.
+func (c *cell) awaitCall(ctx context.Context, method, path string) error {
+	query := url.Values{"method": {method}, "path": {path}, "wait_s": {"10"}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address(c.knobs)+"/emulator/v1/calls?"+query.Encode(), nil)
 	if err != nil {
-		return found, err
+		return err
 	}
-	return found, ask(req, &found)
-}
-
-// awaitCall waits until Key Protect is asked something.
-func (c *cell) awaitCall(ctx context.Context, since uint64) error {
-	found, err := c.calls(ctx, fmt.Sprintf("service=%s&since=%d&wait_s=10", serviceKMS, since))
+	var found struct {
+		Calls []json.RawMessage `json:"calls"`
+	}
+	err = ask(req, &found)
 	if err == nil && len(found.Calls) == 0 {
-		err = errors.New("Key Protect was not asked")
+		err = fmt.Errorf("nobody asked for %s %s", method, path)
 	}
 	return err
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/wire/client"
 )
 
@@ -156,16 +157,15 @@ func (tr *traffic) selfCheck(t *testing.T) []string {
 		t.Fatalf("before anything is broken: %v", found)
 	}
 	broken := x.keys.since(since[0])[:3]
-	standardKey := func(k *key) (ref string) {
-		must(t, tr.database.servers[tr.database.primary].connected(ctx, func(conn *pgx.Conn) error {
-			return conn.QueryRow(ctx, "SELECT key_ref FROM objects WHERE tenant = $1 AND id = $2", x.instance, k.id).Scan(&ref)
-		}))
-		return ref
+	var refs []string
+	for _, k := range broken {
+		ref, err := tr.standardKey(ctx, x, k.id)
+		must(t, err)
+		refs = append(refs, ref)
 	}
-	must(t, x.cloud(ctx, tr.cell, http.MethodDelete, tr.keys[x.service], "/api/v2/keys/"+standardKey(broken[0]), nil, nil))
-	one, two := standardKey(broken[1]), standardKey(broken[2])
+	must(t, x.cloud(ctx, tr.cell, http.MethodDelete, tr.keys[x.service], "/api/v2/keys/"+refs[0], nil, nil))
 	must(t, tr.database.exec(ctx, "UPDATE objects SET key_ref = CASE id WHEN $2 THEN $5 ELSE $4 END WHERE tenant = $1 AND id IN ($2, $3)",
-		x.instance, broken[1].id, broken[2].id, one, two))
+		x.instance, broken[1].id, broken[2].id, refs[1], refs[2]))
 
 	found := tr.verify(ctx, since, 5*time.Second)
 	if len(found) != len(broken)*nodeCount {
@@ -184,4 +184,12 @@ func (tr *traffic) selfCheck(t *testing.T) []string {
 		reported = append(reported, v.text)
 	}
 	return reported
+}
+
+// standardKey returns the identifier of an object's standard key.
+func (c *cell) standardKey(ctx context.Context, x *tenant, id kmip.ObjectID) (ref string, err error) {
+	err = c.database.servers[c.database.primary].connected(ctx, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, "SELECT key_ref FROM objects WHERE tenant = $1 AND id = $2", x.instance, id).Scan(&ref)
+	})
+	return ref, err
 }
