@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -118,6 +119,55 @@ func BenchmarkCodec(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+func BenchmarkChanges(b *testing.B) {
+	frame := vSphereRequest(kmip14.OperationGet, ttlv.NewValue(kmip14.TagUniqueIdentifier, benchID))
+	b.ReportAllocs()
+	for b.Loop() {
+		if Changes(frame) {
+			b.Fatal("a Get changes something")
+		}
+	}
+}
+
+// TestChanges tells reads from changes, a batch by its last item too.
+func TestChanges(t *testing.T) {
+	item := func(op kmip14.Operation) ttlv.Value {
+		return ttlv.NewStruct(kmip14.TagBatchItem, ttlv.NewValue(kmip14.TagOperation, op), ttlv.NewStruct(kmip14.TagRequestPayload))
+	}
+	frame := func(ops ...kmip14.Operation) []byte {
+		parts := []ttlv.Value{ttlv.NewStruct(kmip14.TagRequestHeader)}
+		for _, op := range ops {
+			parts = append(parts, item(op))
+		}
+		b, err := ttlv.Marshal(ttlv.NewStruct(kmip14.TagRequestMessage, parts...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	reads := []kmip14.Operation{
+		kmip14.OperationGet, kmip14.OperationGetAttributes, kmip14.OperationGetAttributeList, kmip14.OperationLocate,
+		kmip14.OperationQuery, kmip14.OperationDiscoverVersions, kmip14.OperationCheck,
+	}
+	for code := range operations {
+		op := kmip14.Operation(code) //nolint:gosec // an index
+		if built(op) == nil {
+			continue
+		}
+		want := !slices.Contains(reads, op)
+		if got := Changes(frame(op)); got != want {
+			t.Errorf("%v alone: %v, want %v", op, got, want)
+		}
+		if got := Changes(frame(kmip14.OperationGet, op)); got != want {
+			t.Errorf("%v after a Get: %v, want %v", op, got, want)
+		}
+	}
+	whole := frame(kmip14.OperationCreate)
+	for n := range whole {
+		Changes(whole[:n]) // must not panic
 	}
 }
 
