@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 	"github.com/kmip-for-vmware/kmip/libs/wire/message"
 )
@@ -35,57 +36,111 @@ const (
 
 	defaultAgeLimit = 72 * time.Hour // of a configuration that can't be confirmed
 
-	tenantRequests = 64  // of one tenant, carried out at once
-	tenantQueue    = 256 // of one tenant, waiting for their turn
+	// Hosts that boot read, and nothing is retried as surely as a Create: reads
+	// and changes of a tenant wait in lines of their own.
+	tenantReads         = 64  // of one tenant, carried out at once
+	tenantReadsQueued   = 256 // of one tenant, waiting for their turn
+	tenantChanges       = 16  // a quarter: each makes two or three calls of the key manager
+	tenantChangesQueued = 64
+	// nodeChanges bounds the changes of all tenants that are carried out at
+	// once: 32 tenants may have as many as they can. Beyond it they are turned
+	// away, so that reads have the ledger's connections and the processor.
+	nodeChanges = 32 * tenantChanges
 )
 
-// turns lets each tenant carry out a bounded number of requests at once, so
-// that one tenant's flood takes nothing from the others.
+// What requests are answered that are not carried out.
+var (
+	errReadsQueued   = fault.Newf(fault.Throttled, "More than %d requests of this instance wait; try again later.", tenantReadsQueued)
+	errChangesQueued = fault.Newf(fault.Throttled, "More than %d changes of this instance wait; try again later, or make fewer at once.", tenantChangesQueued)
+	errNodeChanges   = fault.New(fault.Throttled, "This server makes no more changes at once; try again in a few seconds. Keys can be read.")
+	errNoTurn        = fault.New(fault.Throttled, "The request waited too long for its turn; try again later, or send fewer at once.")
+)
+
+// turns lets each tenant carry out a bounded number of requests at once, in the
+// order in which they came, so that one tenant's flood takes nothing from the
+// others, and no flood of changes anything from reads.
 type turns struct {
 	mu      sync.Mutex
-	tenants map[tenant.ID]*turn
+	lines   map[line]*turn
+	changes int // carried out, of all tenants
+}
+
+// line is where a tenant's requests wait: reads, or changes.
+type line struct {
+	tenant  tenant.ID
+	changes bool
 }
 
 type turn struct {
-	slots chan struct{} // one element for each request that is carried out
+	slots chan struct{} // one element for each request that is carried out; who waits for room gets it in order
 	users int           // requests that are carried out or wait
 }
 
-// take waits for a turn until done is closed. It returns nil without a turn:
-// the tenant's queue is full, or the wait was too long. Call what it returns
-// when the request is over.
-func (t *turns) take(id tenant.ID, done <-chan struct{}) func() {
-	t.mu.Lock()
-	mine := t.tenants[id]
-	if mine == nil {
-		mine = &turn{slots: make(chan struct{}, tenantRequests)}
-		t.tenants[id] = mine
+// take waits for a turn until done is closed. Without an error call what it
+// returns when the request is over.
+func (t *turns) take(l line, done <-chan struct{}) (finish func(), err error) {
+	atOnce, queued, full := tenantReads, tenantReadsQueued, errReadsQueued
+	if l.changes {
+		atOnce, queued, full = tenantChanges, tenantChangesQueued, errChangesQueued
 	}
-	if mine.users >= tenantRequests+tenantQueue {
+	t.mu.Lock()
+	mine := t.lines[l]
+	if mine == nil {
+		mine = &turn{slots: make(chan struct{}, atOnce)}
+		t.lines[l] = mine
+	}
+	if mine.users >= atOnce+queued {
 		t.mu.Unlock()
-		return nil
+		return nil, full
 	}
 	mine.users++
 	t.mu.Unlock()
 
-	leave := func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if mine.users--; mine.users == 0 {
-			delete(t.tenants, id)
+	select {
+	case mine.slots <- struct{}{}:
+	default:
+		select {
+		case mine.slots <- struct{}{}:
+		case <-done:
+			t.leave(l, mine)
+			return nil, errNoTurn
 		}
 	}
-	finish := func() { <-mine.slots; leave() }
-	select {
-	case mine.slots <- struct{}{}:
-		return finish
-	default:
+	if l.changes && !t.admitChange() {
+		<-mine.slots
+		t.leave(l, mine)
+		return nil, errNodeChanges
 	}
-	select {
-	case mine.slots <- struct{}{}:
-		return finish
-	case <-done:
-		leave()
-		return nil
+	return func() {
+		if l.changes {
+			t.endChange()
+		}
+		<-mine.slots
+		t.leave(l, mine)
+	}, nil
+}
+
+// admitChange counts a change that is carried out, unless there are too many.
+func (t *turns) admitChange() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.changes >= nodeChanges {
+		return false
+	}
+	t.changes++
+	return true
+}
+
+func (t *turns) endChange() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.changes--
+}
+
+func (t *turns) leave(l line, mine *turn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if mine.users--; mine.users == 0 {
+		delete(t.lines, l)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -17,7 +16,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/time/rate"
 
-	"github.com/kmip-for-vmware/kmip/libs/fault"
 	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 	"github.com/kmip-for-vmware/kmip/libs/wire"
@@ -76,7 +74,7 @@ func newServer(port uint16, certificate tls.Certificate, c *configuration, r res
 			SessionTicketsDisabled: true,
 		},
 		sources:    sources{seen: make(map[netip.Addr]*source)},
-		turns:      turns{tenants: make(map[tenant.ID]*turn)},
+		turns:      turns{lines: make(map[line]*turn)},
 		refusals:   refusals{counted: make(map[pg.Refused]pg.Seen)},
 		admissions: admissions{latest: make(map[string]*admission)},
 		tooFast:    rate.Sometimes{Interval: time.Second},
@@ -305,6 +303,3 @@ func (s *server) ready() error {
 	}
 	return s.configuration.usable()
 }
-
-// errBusy answers a request that found its tenant's queue full.
-var errBusy = fault.New(fault.Throttled, fmt.Sprintf("More than %d requests of this instance wait; try again later.", tenantQueue))

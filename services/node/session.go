@@ -296,11 +296,11 @@ func (x *session) answer(ctx context.Context, conn *tls.Conn, in *bufio.Reader, 
 }
 
 func (x *session) carryOut(ctx context.Context, t *tenant.Tenant, request []byte) wire.Response {
-	done := x.server.turns.take(t.ID, ctx.Done())
-	if done == nil {
-		return x.server.responder.Refuse(request, errBusy)
+	finish, err := x.server.turns.take(line{t.ID, wire.Changes(request)}, ctx.Done())
+	if err != nil {
+		return x.server.responder.Refuse(request, err)
 	}
-	defer done()
+	defer finish()
 	return x.server.responder.Respond(ctx, t, &x.credential, request)
 }
 

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
+	"github.com/kmip-for-vmware/kmip/libs/wire"
 )
 
 // removed is tenant one without its certificate.
@@ -184,29 +188,144 @@ func TestPipelined(t *testing.T) {
 	}
 }
 
+// TestTurns holds the bounds of two tenants: neither takes from the other, and
+// changes nothing from reads.
 func TestTurns(t *testing.T) {
-	s := turns{tenants: make(map[tenant.ID]*turn)}
-	forever, never := make(chan struct{}), make(chan struct{})
+	s := turns{lines: make(map[line]*turn)}
+	never := make(chan struct{})
 	close(never)
-	var leave []func()
-	for range tenantRequests {
-		leave = append(leave, s.take("one", forever))
+	var finish []func()
+	fill := func(l line, n int) {
+		t.Helper()
+		for range n {
+			f, err := s.take(l, never)
+			if err != nil {
+				t.Fatalf("%+v: %v", l, err)
+			}
+			finish = append(finish, f)
+		}
+		if _, err := s.take(l, never); err == nil {
+			t.Errorf("%+v: more than %d at once", l, n)
+		}
 	}
-	if s.take("one", never) != nil {
-		t.Error("more requests at once than a tenant may have")
+	for _, id := range []tenant.ID{"one", "two"} {
+		fill(line{id, true}, tenantChanges)
+		fill(line{id, false}, tenantReads)
 	}
-	other := s.take("two", never)
-	if other == nil {
-		t.Fatal("one tenant's requests hold up another")
-	}
-	waiting := make(chan func())
-	go func() { waiting <- s.take("one", forever) }()
-	leave[0]()
-	next := <-waiting
-	for _, f := range append(leave[1:], next, other) {
+	for _, f := range finish {
 		f()
 	}
-	if len(s.tenants) != 0 {
-		t.Errorf("%d tenants remembered without requests", len(s.tenants))
+	if len(s.lines) != 0 || s.changes != 0 {
+		t.Errorf("%d lines and %d changes remembered without requests", len(s.lines), s.changes)
 	}
+}
+
+// TestTurnsInOrder fills a line and its queue: who waits is served in the order
+// of coming, and who comes then is turned away.
+func TestTurnsInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := turns{lines: make(map[line]*turn)}
+		l, forever := line{"one", true}, make(chan struct{})
+		var running []func()
+		for range tenantChanges {
+			f, err := s.take(l, forever)
+			if err != nil {
+				t.Fatal(err)
+			}
+			running = append(running, f)
+		}
+		served := make(chan int, tenantChangesQueued)
+		for n := range tenantChangesQueued {
+			go func() {
+				f, err := s.take(l, forever)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				served <- n
+				f()
+			}()
+			synctest.Wait()
+		}
+		if _, err := s.take(l, forever); !errors.Is(err, errChangesQueued) {
+			t.Errorf("with a full queue: %v", err)
+		}
+		running[0]()
+		for n := range tenantChangesQueued {
+			if got := <-served; got != n {
+				t.Errorf("number %d was served where %d was next", got, n)
+			}
+		}
+	})
+}
+
+// TestNodeSheds lets many tenants make changes: those of a further one are
+// turned away, its reads are not.
+func TestNodeSheds(t *testing.T) {
+	s, never := turns{lines: make(map[line]*turn)}, make(chan struct{})
+	close(never)
+	var last func()
+	for n := range nodeChanges {
+		f, err := s.take(line{tenant.ID(strconv.Itoa(n / tenantChanges)), true}, never)
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = f
+	}
+	if _, err := s.take(line{"further", true}, never); !errors.Is(err, errNodeChanges) {
+		t.Errorf("a change on a loaded node: %v", err)
+	}
+	if _, err := s.take(line{"further", false}, never); err != nil {
+		t.Errorf("a read on a loaded node: %v", err)
+	}
+	last()
+	if _, err := s.take(line{"further", true}, never); err != nil {
+		t.Errorf("a change after another has ended: %v", err)
+	}
+}
+
+// TestCreatesDelayNoGet floods a tenant's changes through the socket, each of
+// which hangs: the tenant's reads are answered, and the other tenant's changes.
+func TestCreatesDelayNoGet(t *testing.T) {
+	const creating = tenantChanges + 8
+	began, release := make(chan struct{}, creating), make(chan struct{})
+	r := newRig(t, func(next responder) responder {
+		return respondTo{next, func(t *tenant.Tenant, request []byte) {
+			if t.ID == "one" && wire.Changes(request) {
+				began <- struct{}{}
+				<-release
+			}
+		}}
+	})
+	var creates sync.WaitGroup
+	for range creating {
+		conn := r.mustConnect(t)
+		creates.Go(func() {
+			if _, err := conn.Create(t.Context(), vSphere...); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range tenantChanges {
+		<-began
+	}
+	if _, err := r.mustConnect(t).Locate(t.Context(), 1); err != nil {
+		t.Errorf("a read of the flooding tenant: %v", err)
+	}
+	if _, err := r.mustConnectAs(t, r.two).Create(t.Context(), vSphere...); err != nil {
+		t.Errorf("a change of another tenant: %v", err)
+	}
+	close(release)
+	creates.Wait()
+}
+
+// respondTo calls before with tenant and request ahead of each.
+type respondTo struct {
+	responder
+	before func(*tenant.Tenant, []byte)
+}
+
+func (f respondTo) Respond(ctx context.Context, t *tenant.Tenant, s *wire.Session, request []byte) wire.Response {
+	f.before(t, request)
+	return f.responder.Respond(ctx, t, s, request)
 }
