@@ -303,7 +303,7 @@ func (e *Engine) keysAt(t *tenant.Tenant, l Location) (KeyManager, error) {
 // missing, or pending and so never answered, is made again if the key manager
 // has the object.
 func (e *Engine) record(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (Record, error) {
-	r, err := e.objects.Get(ctx, t.ID, id)
+	r, err := e.look(ctx, t.ID, id, changeTime)
 	if errors.Is(err, ErrNotFound) || err == nil && r.Phase == Pending {
 		return e.recover(ctx, t, id, r)
 	}

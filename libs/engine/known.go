@@ -14,15 +14,21 @@ import (
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 )
 
-// ledgerTime is how long a reader waits for the ledger before it goes on with
-// what is known without it.
-const ledgerTime = 500 * time.Millisecond
+const (
+	// ledgerTime is how long a reader waits for the ledger before it goes on
+	// with what is known without it.
+	ledgerTime = 500 * time.Millisecond
+	// changeTime is how long a change waits for each of its first steps in the
+	// ledger: nothing is lost yet if it is given up. The last step, after which
+	// the client is answered, may take as long as the ledger lets it.
+	changeTime = 2 * time.Second
+)
 
 var (
 	// errWithheld answers for what was revoked or destroyed, or may not leave, by a node that
 	// can't look up which.
 	errWithheld = fault.New(fault.Denied, "This object was revoked or destroyed, or may not be given out.")
-	errNoLedger = fault.New(fault.Unavailable, "The object's attributes can't be read now; try again later.")
+	errNoLedger = fault.New(fault.Unavailable, "The records of keys can't be read or changed now; try again later.")
 	errTooMany  = fault.New(fault.Unavailable, "Too many objects are asked for that are not on record; try again later.")
 )
 
@@ -31,7 +37,7 @@ var (
 // Active unless the object is withheld. An object that the ledger does not
 // know, but the key manager does, gets its row again.
 func (e *Engine) known(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (Record, error) {
-	r, err := e.look(ctx, t.ID, id)
+	r, err := e.look(ctx, t.ID, id, ledgerTime)
 	switch {
 	case err == nil && r.Phase != Pending:
 		e.memory.rows.Set(row{t.ID, id}, r)
@@ -56,18 +62,27 @@ func (e *Engine) known(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) 
 	return r, nil
 }
 
-// look asks the ledger, but not while it has just not answered.
-func (e *Engine) look(ctx context.Context, t tenant.ID, id kmip.ObjectID) (Record, error) {
+// look reads a row, as askLedger does.
+func (e *Engine) look(ctx context.Context, t tenant.ID, id kmip.ObjectID, long time.Duration) (r Record, err error) {
+	err = e.askLedger(ctx, long, func(ctx context.Context) error {
+		r, err = e.objects.Get(ctx, t, id)
+		return err
+	})
+	return r, err
+}
+
+// askLedger lets f call the ledger for so long, but not while it has just not answered.
+func (e *Engine) askLedger(ctx context.Context, long time.Duration, f func(context.Context) error) error {
 	if e.away() {
-		return Record{}, errNoLedger
+		return errNoLedger
 	}
-	limited, cancel := context.WithTimeout(ctx, ledgerTime)
+	limited, cancel := context.WithTimeout(ctx, long)
 	defer cancel()
-	r, err := e.objects.Get(limited, t, id)
+	err := f(limited)
 	if errors.Is(err, ErrUnavailable) && ctx.Err() == nil {
 		e.awayUntil.Store(e.now().Add(awayFor).UnixNano())
 	}
-	return r, err
+	return err
 }
 
 // away reports whether the ledger has just not answered.

@@ -129,9 +129,77 @@ func TestLedgerThatHangs(t *testing.T) {
 	})
 }
 
+// TestChangesFailFastWithoutLedger: a change waits for a ledger that hangs for
+// two seconds, the next one not at all, and none leaves a standard key behind.
+// The step that makes a key live has more time.
+func TestChangesFailFastWithoutLedger(t *testing.T) {
+	for name, change := range map[string]func(context.Context, *bench, *engine.Engine, kmip.ObjectID) error{
+		"Create": func(ctx context.Context, b *bench, node *engine.Engine, _ kmip.ObjectID) error {
+			_, err := node.Create(ctx, b.one, kmip.SymmetricKey, vSphere)
+			return err
+		},
+		"Activate": func(ctx context.Context, b *bench, node *engine.Engine, id kmip.ObjectID) error {
+			return node.Activate(ctx, b.one, id)
+		},
+		"Destroy": func(ctx context.Context, b *bench, node *engine.Engine, id kmip.ObjectID) error {
+			return node.Destroy(ctx, b.one, id)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench()
+				id := b.create(t)
+				node := engine.New(engine.Config{Objects: &hangingLedger{Objects: b.objects}, KeyManagers: b.keys.KeyManagers, Now: time.Now})
+				for _, want := range []time.Duration{2 * time.Second, 0} {
+					began := time.Now()
+					if err := change(t.Context(), b, node, id); fault.KindOf(err) != fault.Unavailable {
+						t.Errorf("%v, want unavailable", err)
+					}
+					if took := time.Since(began); took != want {
+						t.Errorf("took %s, want %s", took, want)
+					}
+				}
+				if n := b.keys.Stored(); n != 1 {
+					t.Errorf("%d standard keys, want the one from before", n)
+				}
+			})
+		})
+	}
+}
+
+// TestSlowSwapIsWaitedFor: once the standard key is stored, the ledger has the
+// time that it takes.
+func TestSlowSwapIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench()
+		node := engine.New(engine.Config{Objects: slowSwaps{b.objects}, KeyManagers: b.keys.KeyManagers, Now: time.Now})
+		if _, err := node.Create(t.Context(), b.one, kmip.SymmetricKey, vSphere); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// slowSwaps takes eight seconds for each Replace, as far as its context allows.
+type slowSwaps struct{ engine.Objects }
+
+func (s slowSwaps) Replace(ctx context.Context, t tenant.ID, records ...engine.Record) error {
+	select {
+	case <-time.After(8 * time.Second):
+		return s.Objects.Replace(ctx, t, records...)
+	case <-ctx.Done():
+		return fault.Wrap(fault.Unavailable, "The database does not answer.", ctx.Err())
+	}
+}
+
+// hangingLedger answers neither a read nor the writing of a new row.
 type hangingLedger struct {
 	engine.Objects
 	asked int
+}
+
+func (h *hangingLedger) Create(ctx context.Context, _ tenant.ID, _ engine.Record) error {
+	<-ctx.Done()
+	return fault.Wrap(fault.Unavailable, "The database does not answer.", ctx.Err())
 }
 
 func (h *hangingLedger) Get(ctx context.Context, _ tenant.ID, _ kmip.ObjectID) (engine.Record, error) {

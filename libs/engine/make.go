@@ -57,7 +57,8 @@ func (e *Engine) Rekey(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID, 
 	}
 	return e.keep(ctx, t, object, randomKey(object), func(ctx context.Context, t *tenant.Tenant, r Record) error {
 		for try := 1; ; try++ {
-			old, err := e.record(ctx, t, id)
+			// The standard key is stored: this is not given up early.
+			old, err := e.objects.Get(ctx, t.ID, id)
 			if err != nil {
 				return err
 			}
@@ -84,6 +85,9 @@ func randomKey(o kmip.Object) *secret.Bytes { return secret.Random(int(o.Length)
 // pending; the standard key; then swap makes the row live.
 func (e *Engine) keep(ctx context.Context, t *tenant.Tenant, object kmip.Object, material *secret.Bytes, swap func(context.Context, *tenant.Tenant, Record) error) (kmip.ObjectID, error) {
 	defer material.Wipe()
+	if e.away() {
+		return "", errNoLedger // before the key manager is asked in vain
+	}
 	if err := e.namesFree(ctx, t, object); err != nil {
 		return "", err
 	}
@@ -113,7 +117,9 @@ func (e *Engine) keep(ctx context.Context, t *tenant.Tenant, object kmip.Object,
 	if _, err := envelope.Encode(); err != nil {
 		return "", err // too large: nothing was written yet
 	}
-	if err := e.objects.Create(ctx, t.ID, r); err != nil {
+	// A row that was written all the same stays pending without a standard key,
+	// and a job removes it.
+	if err := e.askLedger(ctx, changeTime, func(ctx context.Context) error { return e.objects.Create(ctx, t.ID, r) }); err != nil {
 		return "", err
 	}
 	r.Version = 1
@@ -151,7 +157,11 @@ func (e *Engine) undo(ctx context.Context, keys KeyManager, ref KeyRef, err erro
 // nothing. The ledger's swap decides.
 func (e *Engine) namesFree(ctx context.Context, t *tenant.Tenant, object kmip.Object) error {
 	for _, name := range object.Names() {
-		found, err := e.objects.Locate(ctx, t.ID, Query{Filter: kmip.NameFilter(name), Now: e.now(), Maximum: 1})
+		var found Located
+		err := e.askLedger(ctx, changeTime, func(ctx context.Context) (err error) {
+			found, err = e.objects.Locate(ctx, t.ID, Query{Filter: kmip.NameFilter(name), Now: e.now(), Maximum: 1})
+			return err
+		})
 		switch {
 		case err != nil:
 			return err
