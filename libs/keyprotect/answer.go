@@ -33,7 +33,7 @@ type failure struct {
 	code        string // of the first reason; "" when there is none
 	own         bool   // the body is the key manager's error document
 	correlation string
-	held        bool // the circuit breaker let nothing through
+	held        bool // gate or circuit breaker let nothing through
 	sent        bool // the request may have taken effect
 	retryAfter  time.Duration
 	err         error // without an answer

@@ -24,8 +24,17 @@ func newBreaker() *gobreaker.CircuitBreaker[answer] {
 	})
 }
 
-// attempt is exchange behind the circuit breaker.
+// errThrottled says that the key manager wants to be left alone for longer than
+// the call may take.
+var errThrottled = errors.New("throttled for longer than the call may take")
+
+// attempt is exchange behind the gate and the circuit breaker.
 func (c *Client) attempt(ctx context.Context, r request, token, ring string) (answer, *failure) {
+	leave, err := c.enter(ctx, r.change)
+	if err != nil {
+		return answer{}, &failure{action: r.action, held: true, err: err}
+	}
+	defer leave()
 	a, err := c.breaker.Execute(func() (answer, error) {
 		a, f := c.exchange(ctx, r, token, ring)
 		if f != nil {

@@ -33,7 +33,15 @@ const (
 	tryTime    = 8 * time.Second  // one exchange
 	tries      = 3                // exchanges of a call that may be repeated
 	firstPause = 100 * time.Millisecond
-	maxPause   = 5 * time.Second // a longer Retry-After ends the call
+	maxPause   = 5 * time.Second // a longer Retry-After ends the call, unless it throttles
+
+	// A tenant's calls under way at one key manager instance: Key Protect names
+	// no number. Half are kept for reads.
+	atOnce        = 32
+	changesAtOnce = atOnce / 2
+	// throttledTries bounds how often a call is answered 429: each time all
+	// calls wait, so it is seldom the same one.
+	throttledTries = 10
 
 	openAfter = 10              // exchanges in a row without a word of the key manager hold back all others
 	openTime  = 5 * time.Second // until one of them may try again
@@ -92,6 +100,7 @@ type Client struct {
 	authorized tenant.ID
 	http       *http.Client
 	breaker    *gobreaker.CircuitBreaker[answer]
+	gate       *gate
 	index      index
 	now        func() time.Time
 	sleep      func(ctx context.Context, d time.Duration) error
@@ -137,6 +146,7 @@ func build(c Config) (*Client, error) {
 		authorized: c.Authorized,
 		http:       &client,
 		breaker:    newBreaker(),
+		gate:       newGate(),
 		now:        c.Now,
 		sleep:      sleep,
 	}, nil
@@ -179,6 +189,7 @@ type request struct {
 	body    *body // nil: none
 	about   subject
 	anyRing bool // not in the tenant's key ring alone
+	change  bool // reads go first
 	once    bool // making it twice makes two keys: not repeated unless the first had no effect
 	limit   int  // of the answer, in bytes
 }
@@ -203,7 +214,7 @@ func (a answer) unreadable() error {
 
 // call makes a request and returns its success. A refused token is exchanged once; a key that is not in its ring is
 // asked for without one, as it may have been moved; what may pass is repeated
-// if that is safe. Errors are a *fault.Error around a *failure, or the tokens'.
+// if that is safe; after a 429 all calls wait. Errors are a *fault.Error around a *failure, or the tokens'.
 func (c *Client) call(ctx context.Context, r request) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
@@ -215,7 +226,7 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 	if r.anyRing {
 		ring = ""
 	}
-	for try := 1; ; {
+	for try, throttled := 1, 1; ; {
 		a, f := c.attempt(ctx, r, token, ring)
 		switch {
 		case f == nil:
@@ -227,7 +238,14 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 			}
 		case f.status == http.StatusNotFound && r.about != collection && ring != "":
 			ring = ""
-		case f.passing() && (!r.once || !f.unknown()) && try < tries && c.pause(ctx, try, f.retryAfter):
+		case f.status == http.StatusTooManyRequests && throttled < throttledTries:
+			pause := f.retryAfter
+			if pause == 0 {
+				pause = min(firstPause<<throttled, maxPause)
+			}
+			c.gate.hold(c.now().Add(pause)) // the next attempt waits with all others
+			throttled++
+		case f.status != http.StatusTooManyRequests && f.passing() && (!r.once || !f.unknown()) && try < tries && c.pause(ctx, try, f.retryAfter):
 			try++
 		default:
 			return answer{}, f.fault(r.about)

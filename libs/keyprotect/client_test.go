@@ -319,14 +319,14 @@ func TestSafeCallsAreRepeated(t *testing.T) {
 		calls     int
 	}{
 		"one failure":         {"wrap", 1, "", noError, 2},
-		"failures throughout": {"wrap", 99, "", fault.Unavailable, 3},
+		"failures throughout": {"wrap", 99, "", fault.Unavailable, keyprotect.ThrottledTries},
 		"a short Retry-After": {"wrap", 1, "1", noError, 2},
 		"a long Retry-After":  {"wrap", 1, "60", fault.Unavailable, 1},
 		"an endless one":      {"wrap", 1, "2147483647", fault.Unavailable, 1},
 		"a date that is past": {"wrap", 1, "Sun, 06 Nov 1994 08:49:37 GMT", noError, 2},
 		"a date far away":     {"wrap", 1, "Fri, 06 Nov 2994 08:49:37 GMT", fault.Unavailable, 1},
 		"a throttled create":  {"store", 1, "", noError, 2},
-		"creates throttled":   {"store", 99, "", fault.Unavailable, 3},
+		"creates throttled":   {"store", 99, "", fault.Unavailable, keyprotect.ThrottledTries},
 	} {
 		left := c.failures
 		s := newStand(t, func(w http.ResponseWriter, _ *http.Request) {

@@ -2,6 +2,7 @@ package keyprotect
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 )
 
@@ -10,10 +11,17 @@ const (
 	OpenAfter = openAfter
 	OpenTime  = openTime
 	TryTime   = tryTime
+	AtOnce    = atOnce
+
+	ThrottledTries = throttledTries
 )
 
-// WithoutPauses lets a client go on at once where it would wait.
+// WithoutPauses lets a client go on at once where it would wait: its clock goes
+// on instead.
 func (c *Client) WithoutPauses() *Client {
-	c.sleep = func(ctx context.Context, _ time.Duration) error { return ctx.Err() }
+	var slept atomic.Int64
+	now := c.now
+	c.now = func() time.Time { return now().Add(time.Duration(slept.Load())) }
+	c.sleep = func(ctx context.Context, d time.Duration) error { slept.Add(int64(d)); return ctx.Err() }
 	return c
 }

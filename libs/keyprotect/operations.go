@@ -63,7 +63,7 @@ func (c *Client) Wrap(ctx context.Context, kek *secret.Bytes, b engine.Binding) 
 
 	a, err := c.call(ctx, request{
 		action: "wrap", method: http.MethodPost, path: keyPath(c.location.RootKeyID, "/actions/wrap"),
-		body: sent, about: rootKey, limit: maxAnswer,
+		body: sent, about: rootKey, change: true, limit: maxAnswer,
 	})
 	if err != nil {
 		return engine.Wrapped{}, err
@@ -148,7 +148,7 @@ func (c *Client) Store(ctx context.Context, id kmip.ObjectID, e engine.Envelope)
 	since := c.now()
 	a, err := c.call(ctx, request{
 		action: "create", method: http.MethodPost, path: "/keys",
-		body: &body{bytes: text}, about: collection, once: true, limit: maxAnswer,
+		body: &body{bytes: text}, about: collection, change: true, once: true, limit: maxAnswer,
 	})
 	if err == nil {
 		var made keys
@@ -197,7 +197,7 @@ func (c *Client) Load(ctx context.Context, id kmip.ObjectID, ref engine.KeyRef) 
 // key manager keeps the key restorable for 30 days.
 func (c *Client) Delete(ctx context.Context, ref engine.KeyRef) error {
 	_, err := c.call(ctx, request{
-		action: "delete", method: http.MethodDelete, path: keyPath(ref, ""), about: standardKey, limit: maxAnswer,
+		action: "delete", method: http.MethodDelete, path: keyPath(ref, ""), about: standardKey, change: true, limit: maxAnswer,
 	})
 	if errors.Is(err, engine.ErrGone) {
 		return nil
