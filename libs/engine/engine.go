@@ -43,8 +43,10 @@ type Engine struct {
 	memory      *memory
 	flights     flights
 	held        *held
-	marking     sync.Map     // of row: those that are being marked as served
-	awayUntil   atomic.Int64 // until when the ledger is not asked, in Unix nanoseconds
+	marking     sync.Map // of row: those that are being marked as served
+	// awayUntil is until when the ledger is not asked; its monotonic reading keeps
+	// a clock that is set back from making that long.
+	awayUntil atomic.Pointer[time.Time]
 }
 
 // New returns an Engine.

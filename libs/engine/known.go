@@ -80,13 +80,17 @@ func (e *Engine) askLedger(ctx context.Context, long time.Duration, f func(conte
 	defer cancel()
 	err := f(limited)
 	if errors.Is(err, ErrUnavailable) && ctx.Err() == nil {
-		e.awayUntil.Store(e.now().Add(awayFor).UnixNano())
+		until := e.now().Add(awayFor)
+		e.awayUntil.Store(&until)
 	}
 	return err
 }
 
 // away reports whether the ledger has just not answered.
-func (e *Engine) away() bool { return e.now().UnixNano() < e.awayUntil.Load() }
+func (e *Engine) away() bool {
+	until := e.awayUntil.Load()
+	return until != nil && e.now().Before(*until)
+}
 
 // find returns a row made of what the key manager holds: its standard key and
 // the envelope in it, which nothing but unwrapping proves to be the tenant's.

@@ -42,6 +42,9 @@ const (
 	// throttledTries bounds how often a call is answered 429: each time all
 	// calls wait, so it is seldom the same one.
 	throttledTries = 10
+	// longestHold is the most that a 429 holds all calls back. Whoever asks for
+	// more is asked again by one call after it.
+	longestHold = time.Minute
 
 	openAfter = 10              // exchanges in a row without a word of the key manager hold back all others
 	openTime  = 5 * time.Second // until one of them may try again
@@ -243,7 +246,7 @@ func (c *Client) call(ctx context.Context, r request) (answer, error) {
 			if pause == 0 {
 				pause = min(firstPause<<throttled, maxPause)
 			}
-			c.gate.hold(c.now().Add(pause)) // the next attempt waits with all others
+			c.gate.hold(c.now().Add(min(pause, longestHold))) // the next attempt waits with all others
 			throttled++
 		case f.status != http.StatusTooManyRequests && f.passing() && (!r.once || !f.unknown()) && try < tries && c.pause(ctx, try, f.retryAfter):
 			try++

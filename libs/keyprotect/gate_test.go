@@ -54,10 +54,11 @@ func TestThrottlingHoldsAllCallsBack(t *testing.T) {
 }
 
 // TestLongThrottlingIsAnsweredAtOnce, to the call that meets it and to others.
+// After a minute one call asks again, whatever the time was.
 func TestLongThrottlingIsAnsweredAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, n := bubbleClient(t, func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Retry-After", "60")
+			w.Header().Set("Retry-After", "86400")
 			refusal(w, http.StatusTooManyRequests, "")
 		})
 		for range 3 {
@@ -69,6 +70,10 @@ func TestLongThrottlingIsAnsweredAtOnce(t *testing.T) {
 		}
 		if n.Load() != 1 {
 			t.Errorf("%d exchanges, want 1", n.Load())
+		}
+		time.Sleep(time.Minute)
+		if _ = operations["wrap"](t.Context(), c); n.Load() != 2 {
+			t.Errorf("%d exchanges a minute later, want 2", n.Load())
 		}
 	})
 }
