@@ -16,7 +16,7 @@ import (
 // once are as many lines.
 func TestLines(t *testing.T) {
 	var out bytes.Buffer
-	sink := audit.Lines(&out)
+	sink := audit.NewLog(&out, "node-1", "boot-1", time.Now).Record
 	e := audit.Event{
 		EventTime: audit.Time(time.Date(2026, 1, 2, 4, 4, 5, 678e6, time.FixedZone("", 3600))),
 		Action:    "vmware-solutions.service.create", Outcome: audit.Pending, Observer: audit.ActivityTracker,

@@ -103,7 +103,7 @@ func start(t *testing.T, changes ...string) *cell {
 		t.Fatal(err)
 	}
 	log, events := &transcript{}, &transcript{}
-	config.Events = audit.Lines(events)
+	config.Events = audit.NewLog(events, "control", "boot", obs.Now).Record
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	c, err := control.New(ctx, config, obs.NewLogger(log, "kmip-control"))
 	if err != nil {

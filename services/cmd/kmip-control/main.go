@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -31,10 +32,15 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	config.Events = audit.Lines(os.Stdout)
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	events := audit.NewLog(os.Stdout, name, obs.Boot, obs.Now)
+	config.Events = events.Record
 	c, err := control.New(ctx, config, obs.NewLogger(os.Stderr, "kmip-control"))
 	if err != nil {
 		return err
 	}
-	return c.Run(ctx)
+	return errors.Join(events.Begin(), c.Run(ctx), events.End())
 }
