@@ -74,15 +74,15 @@ type Report struct {
 	MoreUnreadable uint64       `json:"more_unreadable,omitempty"`
 }
 
-// Whole tells whether no line is missing, altered or out of place. A chain
-// without an end is whole.
+// Whole tells whether there are lines, and none is missing, altered or out of
+// place. A chain without an end is whole.
 func (r *Report) Whole() bool {
 	for _, c := range r.Chains {
 		if len(c.Problems) > 0 {
 			return false
 		}
 	}
-	return len(r.Unreadable) == 0
+	return len(r.Chains) > 0 && len(r.Unreadable) == 0
 }
 
 // Verifier reads logs and checks the chains in them. What it keeps grows with

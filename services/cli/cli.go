@@ -41,7 +41,7 @@ func Run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) 
 
 // newRoot returns the whole tree of commands.
 func newRoot() *cobra.Command {
-	root := group("kmipctl", "Operate KMIP for VMware", newAdmin())
+	root := group("kmipctl", "Operate KMIP for VMware", newAdmin(), newAudit())
 	root.Version = version()
 	root.SilenceUsage, root.SilenceErrors = true, true
 	return root
