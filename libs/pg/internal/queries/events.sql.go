@@ -60,3 +60,17 @@ func (q *Queries) RecordEvent(ctx context.Context, arg RecordEventParams) error 
 	_, err := q.db.Exec(ctx, recordEvent, arg.InstanceID, arg.Event)
 	return err
 }
+
+const recordKMIPEvents = `-- name: RecordKMIPEvents :exec
+SELECT record_kmip_events($1, $2)
+`
+
+type RecordKMIPEventsParams struct {
+	Node     string
+	Recorded []byte
+}
+
+func (q *Queries) RecordKMIPEvents(ctx context.Context, arg RecordKMIPEventsParams) error {
+	_, err := q.db.Exec(ctx, recordKMIPEvents, arg.Node, arg.Recorded)
+	return err
+}
