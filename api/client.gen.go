@@ -558,10 +558,10 @@ type ErrorTarget struct {
 // Example: field
 type ErrorTargetType string
 
-// Event A call in the shape of IBM Cloud Activity Tracker (CADF), whose own documentation names the fields: `action`, `initiator`, `target`, `outcome`, `reason`, `severity`, `eventTime`, `correlationId` and others.
+// Event A call or KMIP request in the shape of IBM Cloud Activity Tracker (CADF), whose own documentation names the fields: `action`, `initiator`, `target`, `outcome`, `reason`, `severity`, `eventTime`, `correlationId` and others.
 type Event map[string]interface{}
 
-// EventCollection A page of the calls on an instance.
+// EventCollection A page of the events of an instance.
 type EventCollection struct {
 	// Events Newest first.
 	Events []Event `json:"events"`
@@ -1685,9 +1685,9 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/instances/{id}/endpoints (the `ListInstanceEndpoints` operationId).
 	ListInstanceEndpoints(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// ListInstanceEvents List the calls that changed an instance
+	// ListInstanceEvents List the events of an instance
 	//
-	// Calls of this API on the instance that changed it or tried to, and those that were forbidden, of the last 30 days, newest first. Action `vmware-solutions.instances.view`.
+	// Calls of this API on the instance that changed it or tried to, and those that were forbidden; KMIP requests of its clients about keys, and those that failed. They are of the last 30 days, newest first. An event with action `vmware-solutions.event.list` and outcome `failure` stands for events that are not here; its `responseData` says how many, from when to when. Action `vmware-solutions.instances.view`.
 	//
 	// Corresponds with GET /v1/instances/{id}/events (the `ListInstanceEvents` operationId).
 	ListInstanceEvents(ctx context.Context, id InstanceID, params *ListInstanceEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -2157,9 +2157,9 @@ func (c *Client) ListInstanceEndpoints(ctx context.Context, id InstanceID, reqEd
 	return c.Client.Do(req)
 }
 
-// ListInstanceEvents List the calls that changed an instance
+// ListInstanceEvents List the events of an instance
 //
-// Calls of this API on the instance that changed it or tried to, and those that were forbidden, of the last 30 days, newest first. Action `vmware-solutions.instances.view`.
+// Calls of this API on the instance that changed it or tried to, and those that were forbidden; KMIP requests of its clients about keys, and those that failed. They are of the last 30 days, newest first. An event with action `vmware-solutions.event.list` and outcome `failure` stands for events that are not here; its `responseData` says how many, from when to when. Action `vmware-solutions.instances.view`.
 //
 // Corresponds with GET /v1/instances/{id}/events (the `ListInstanceEvents` operationId).
 func (c *Client) ListInstanceEvents(ctx context.Context, id InstanceID, params *ListInstanceEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -3938,9 +3938,9 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/instances/{id}/endpoints (the `ListInstanceEndpoints` operationId).
 	ListInstanceEndpointsWithResponse(ctx context.Context, id InstanceID, reqEditors ...RequestEditorFn) (*ListInstanceEndpointsResponse, error)
 
-	// ListInstanceEventsWithResponse List the calls that changed an instance
+	// ListInstanceEventsWithResponse List the events of an instance
 	//
-	// Calls of this API on the instance that changed it or tried to, and those that were forbidden, of the last 30 days, newest first. Action `vmware-solutions.instances.view`.
+	// Calls of this API on the instance that changed it or tried to, and those that were forbidden; KMIP requests of its clients about keys, and those that failed. They are of the last 30 days, newest first. An event with action `vmware-solutions.event.list` and outcome `failure` stands for events that are not here; its `responseData` says how many, from when to when. Action `vmware-solutions.instances.view`.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -7290,9 +7290,9 @@ func (c *ClientWithResponses) ListInstanceEndpointsWithResponse(ctx context.Cont
 	return ParseListInstanceEndpointsResponse(rsp)
 }
 
-// ListInstanceEventsWithResponse List the calls that changed an instance
+// ListInstanceEventsWithResponse List the events of an instance
 //
-// Calls of this API on the instance that changed it or tried to, and those that were forbidden, of the last 30 days, newest first. Action `vmware-solutions.instances.view`.
+// Calls of this API on the instance that changed it or tried to, and those that were forbidden; KMIP requests of its clients about keys, and those that failed. They are of the last 30 days, newest first. An event with action `vmware-solutions.event.list` and outcome `failure` stands for events that are not here; its `responseData` says how many, from when to when. Action `vmware-solutions.instances.view`.
 //
 // Returns a wrapper object for the known response body format(s).
 //

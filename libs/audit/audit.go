@@ -5,6 +5,7 @@ package audit
 
 import (
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 )
@@ -75,6 +76,17 @@ type Host struct {
 	Agent       string `json:"agent,omitempty"`
 	Address     string `json:"address,omitempty"`
 	AddressType string `json:"addressType,omitempty"` // IPv4, IPv6 or CSE
+}
+
+// HostAt returns the host at an address; an invalid address stands for none.
+func HostAt(a netip.Addr) Host {
+	switch a = a.Unmap(); {
+	case a.Is4():
+		return Host{Address: a.String(), AddressType: "IPv4"}
+	case a.Is6():
+		return Host{Address: a.String(), AddressType: "IPv6"}
+	}
+	return Host{}
 }
 
 // Target is what the call was about.

@@ -63,7 +63,7 @@ func publicReason(err error) string {
 	return strings.Join(told, " ")
 }
 
-// ListInstanceEvents lists a page of the calls on an instance.
+// ListInstanceEvents lists a page of the events of an instance.
 func (h *handlers) ListInstanceEvents(ctx context.Context, request server.ListInstanceEventsRequestObject) (server.ListInstanceEventsResponseObject, error) {
 	if !identifier.MatchString(request.ID) {
 		return nil, errNoInstance

@@ -117,7 +117,6 @@ func (s *stack) controlEnv() []string {
 		env = append(env, "KMIP_CHECK_INTERVAL="+s.CheckInterval.String())
 	}
 	return append(env,
-		"KMIP_REGION="+region,
 		"KMIP_RESOURCE_CONTROLLER_URL="+baseURL(s.ports.controller),
 		"KMIP_API_ADDRESS="+address(s.ports.api),
 		"KMIP_ADMIN_ADDRESS="+address(s.ports.apiAdmin),
@@ -146,6 +145,7 @@ func (s *stack) nodeEnv(node int) []string {
 func (s *stack) sharedEnv(role string) []string {
 	return []string{
 		"DATABASE_URL=" + s.postgres.url(role),
+		"KMIP_REGION=" + region,
 		"KMIP_IAM_URL=" + baseURL(s.ports.iam),
 		fmt.Sprintf("KMIP_KEY_MANAGER_ENDPOINTS=kms/%s=%s,hs-crypto/%s=%s", region, baseURL(s.ports.keyProtect), region, baseURL(s.ports.hpcs)),
 		"KMIP_SEALING_KEYS_FILE=" + s.folder.path(sealingKeys),

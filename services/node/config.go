@@ -10,11 +10,13 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"regexp"
 	"strconv"
 	"time"
 
 	"golang.org/x/time/rate"
 
+	"github.com/kmip-for-vmware/kmip/libs/audit"
 	"github.com/kmip-for-vmware/kmip/libs/iam"
 	"github.com/kmip-for-vmware/kmip/libs/keyprotect"
 	"github.com/kmip-for-vmware/kmip/libs/obs"
@@ -26,6 +28,8 @@ type Config struct {
 	// Name tells nodes apart in logs and in the API; no two nodes of a cell
 	// have the same.
 	Name string `env:"KMIP_NODE_NAME" envDefault:"node"`
+	// Region is the cell's region, as in the CRNs of tenants.
+	Region string `env:"KMIP_REGION" envDefault:"us-south"`
 	// DatabaseURL is PostgreSQL's, for the role kmip_node. It may list
 	// several servers, host-1:5432,host-2:5432, with
 	// ?target_session_attrs=read-write: the one that takes writes is used, also
@@ -68,6 +72,9 @@ type Config struct {
 	// which belongs to the IAM service vmware-solutions. Tenants that gave no
 	// API key are served with it, each under its own service authorization.
 	ServiceAPIKeyFile string `env:"KMIP_SERVICE_API_KEY_FILE"`
+	// Events takes a record of each request before its answer leaves; nil:
+	// nobody does.
+	Events audit.Sink `env:"-"`
 }
 
 // parts is what the settings stand for.
@@ -89,6 +96,9 @@ func (c Config) check() (parts, error) {
 	}
 	if u, err := url.Parse(c.DatabaseURL); err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
 		problem("DATABASE_URL", "not a PostgreSQL URL; set it to postgres://kmip_node:<password>@<host>:<port>/<database>")
+	}
+	if !regionForm.MatchString(c.Region) {
+		problem("KMIP_REGION", "%q is not a region; set it to the cell's region, for example us-south", c.Region)
 	}
 	host, port, err := splitAddress(c.Listen)
 	p.host = host
@@ -157,6 +167,8 @@ func (c Config) check() (parts, error) {
 	}
 	return p, errors.Join(problems...)
 }
+
+var regionForm = regexp.MustCompile(`^[a-z]{2}-[a-z]{1,29}$`)
 
 const maxPort = 1<<16 - 1
 

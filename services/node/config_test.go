@@ -19,7 +19,7 @@ import (
 func TestConfigNamesEveryProblem(t *testing.T) {
 	_, err := Config{Listen: "5696"}.check()
 	for _, name := range []string{
-		"DATABASE_URL", "KMIP_LISTEN", "KMIP_ADMIN_ADDRESS", "KMIP_TLS_CERTIFICATE_FILE", "KMIP_TLS_KEY_FILE", "KMIP_IAM_URL",
+		"KMIP_REGION", "DATABASE_URL", "KMIP_LISTEN", "KMIP_ADMIN_ADDRESS", "KMIP_TLS_CERTIFICATE_FILE", "KMIP_TLS_KEY_FILE", "KMIP_IAM_URL",
 		"KMIP_KEY_MANAGER_ENDPOINTS", "KMIP_SEALING_KEYS_FILE",
 	} {
 		if err == nil || !strings.Contains(err.Error(), name) {
@@ -50,7 +50,7 @@ func TestConfigPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := Config{
-		DatabaseURL: "postgres://kmip_node@127.0.0.1:5432/kmip", Listen: "127.0.0.1:5696", AdminAddress: "127.0.0.1:8081",
+		Region: "us-south", DatabaseURL: "postgres://kmip_node@127.0.0.1:5432/kmip", Listen: "127.0.0.1:5696", AdminAddress: "127.0.0.1:8081",
 		CertificateFile: write(t, filepath.Join(dir, "leaf"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Certificate[0]}))),
 		KeyFile:         write(t, filepath.Join(dir, "key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}))),
 		IAMURL:          "https://iam.example.com", KeyManagerEndpoints: "kms/us-south=https://kms.example.com",

@@ -46,6 +46,13 @@ const (
 	// once: 32 tenants may have as many as they can. Beyond it they are turned
 	// away, so that reads have the ledger's connections and the processor.
 	nodeChanges = 32 * tenantChanges
+
+	// Events on their way to PostgreSQL.
+	maxEvents    = 10_000 // that wait, of all tenants
+	streamEvents = 1_000  // the same, of one tenant's reads, and of its changes
+	eventBatch   = 500    // stored at once
+	eventPause   = time.Second
+	eventTimeout = 5 * time.Second // of one batch, and of all that is left at the end
 )
 
 // What requests are answered that are not carried out.

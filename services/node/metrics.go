@@ -19,6 +19,8 @@ type metrics struct {
 	doors                                       *prometheus.GaugeVec // state: open, missing
 	reportsFailed                               prometheus.Counter
 	copyFailed                                  prometheus.Counter
+	eventsLost                                  prometheus.Counter
+	eventsMissed                                *prometheus.CounterVec // tenant
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -60,8 +62,14 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		copyFailed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "kmip_configuration_copy_failed_total", Help: "Times that the configuration could not be written to the disk.",
 		}),
+		eventsLost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "kmip_audit_lines_lost_total", Help: "Events that could not be written to the standard output; their numbers are left out there.",
+		}),
+		eventsMissed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kmip_audit_events_missed_total", Help: "Events, by tenant, that are on the standard output alone: too many waited for PostgreSQL, or it did not take them.",
+		}, []string{"tenant"}),
 	}
-	r.MustRegister(m.copyFailed, m.handshakes, m.items, m.duration, m.keyManager, m.windows, m.panics, m.doors, m.reportsFailed)
+	r.MustRegister(m.eventsLost, m.eventsMissed, m.copyFailed, m.handshakes, m.items, m.duration, m.keyManager, m.windows, m.panics, m.doors, m.reportsFailed)
 	return m
 }
 
@@ -70,6 +78,7 @@ func (m *metrics) forget(id tenant.ID) {
 	m.items.DeletePartialMatch(prometheus.Labels{"tenant": string(id)})
 	m.keyManager.DeletePartialMatch(prometheus.Labels{"tenant": string(id)})
 	m.windows.DeletePartialMatch(prometheus.Labels{"tenant": string(id)})
+	m.eventsMissed.DeletePartialMatch(prometheus.Labels{"tenant": string(id)})
 }
 
 // newAge tells how old the configuration is.

@@ -79,7 +79,9 @@ func New(ctx context.Context, c Config, log *slog.Logger) (_ *Node, err error) {
 		n.engine.Obey(follow.current.Load())
 		n.server.replaced()
 	}
-	n.reporter = &reporter{reports: pg.NewReports(n.pool, c.Name), server: n.server, uses: used, rival: rate.Sometimes{Interval: complainEvery}}
+	reports := pg.NewReports(n.pool, c.Name)
+	n.server.recorder = newRecorder(c.Region, c.Events, reports.RecordKMIPEvents, n.log, m, obs.Now)
+	n.reporter = &reporter{reports: reports, server: n.server, uses: used, rival: rate.Sometimes{Interval: complainEvery}}
 	n.adminAPI = obs.Admin(registry, func(context.Context) error { return n.server.ready() })
 	return n, nil
 }
@@ -96,8 +98,14 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return obs.Serve(others, n.log, n.admin, n.adminAPI) })
 	group.Go(func() error { n.server.configuration.follow(others); return nil })
 	group.Go(func() error { n.reporter.run(others); return nil })
+	requests, last := context.WithCancel(others)
 	group.Go(func() error {
-		defer end()
+		defer end() // the node signs off when its events are stored
+		n.server.recorder.backlog.run(requests)
+		return nil
+	})
+	group.Go(func() error {
+		defer last()
 		return n.server.serve(ctx, n.kmip)
 	})
 	if err := group.Wait(); err != nil && !errors.Is(err, http.ErrServerClosed) {

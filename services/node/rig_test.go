@@ -17,10 +17,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/kmip-for-vmware/kmip/libs/audit"
 	"github.com/kmip-for-vmware/kmip/libs/engine"
 	"github.com/kmip-for-vmware/kmip/libs/engine/enginetest"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/obs"
+	"github.com/kmip-for-vmware/kmip/libs/pg"
 	"github.com/kmip-for-vmware/kmip/libs/tenant"
 	"github.com/kmip-for-vmware/kmip/libs/wire"
 	"github.com/kmip-for-vmware/kmip/libs/wire/client"
@@ -60,6 +62,8 @@ type ports struct {
 	vault   *enginetest.Vault         // nil: a fresh one
 	offset  int                       // from advertised dedicated ports to bound ones
 	disk    *diskCopy                 // nil: none
+	events  audit.Sink                // nil: they are left out
+	stored  func(context.Context, []pg.KMIPEvents) error
 	// ageLimit of the configuration; zero: an hour, and a configuration that is
 	// usable is waited for.
 	ageLimit time.Duration
@@ -102,6 +106,7 @@ func serveCell(t *testing.T, p ports) *cell {
 		respond = p.wrap(respond)
 	}
 	c.server = newServer(5696, *shown.must(t), follow, respond, log, m, time.Now)
+	c.recorder = newRecorder("us-south", p.events, p.stored, log, m, time.Now)
 	c.doors.host, c.doors.offset = "127.0.0.1", p.offset
 	follow.replaced = func() {
 		c.replaced()

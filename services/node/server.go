@@ -43,6 +43,7 @@ type server struct {
 	turns      turns
 	refusals   refusals
 	admissions admissions
+	recorder   *recorder
 	draining   atomic.Bool
 	// drainDelay is how long the node serves on after it was told to end.
 	drainDelay time.Duration
@@ -140,10 +141,10 @@ func (s *server) acceptAll(ctx, work context.Context, l net.Listener, port uint1
 func (s *server) accept(door, work context.Context, conn net.Conn, port uint16) {
 	address := addressOf(conn)
 	x := &session{
-		server: s, raw: conn, address: address, source: sourceOf(address), first: make(chan error, 1),
+		server: s, raw: conn, id: uuid.NewString(), address: address, source: sourceOf(address), first: make(chan error, 1),
 		arrival: tenant.Arrival{Port: port},
 	}
-	x.log = s.log.With("connection", uuid.NewString(), "source", address.String())
+	x.log = s.log.With("connection", x.id, "source", address.String())
 	wait, refused := s.add(x)
 	if refused != "" {
 		s.metrics.handshakes.WithLabelValues(refused).Inc()
@@ -178,16 +179,23 @@ func (s *server) add(x *session) (wait time.Duration, refused string) {
 var errCrowded = errors.New("too_many_connections_of_tenant")
 
 // enter charges a connection to its tenant, and its source no longer.
-func (s *server) enter(x *session, t tenant.ID) error {
+func (s *server) enter(x *session, t *tenant.Tenant, client tenant.Client) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.admitted[t] >= tenantConnections {
+	if s.admitted[t.ID] >= tenantConnections {
 		return errCrowded
 	}
-	s.admitted[t]++
-	x.inside, x.tenant = true, t
+	s.admitted[t.ID]++
+	x.tenant, x.client = t, client
 	s.sources.leave(x.source)
 	return nil
+}
+
+// admission returns whom a connection was admitted as, or nil.
+func (s *server) admission(x *session) (*tenant.Tenant, tenant.Client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return x.tenant, x.client
 }
 
 // forget gives back what a connection was charged for.
@@ -196,12 +204,12 @@ func (s *server) forget(x *session) {
 	defer s.mu.Unlock()
 	delete(s.sessions, x)
 	s.metrics.connections.Set(float64(len(s.sessions)))
-	if !x.inside {
+	if x.tenant == nil {
 		s.sources.leave(x.source)
 		return
 	}
-	if s.admitted[x.tenant]--; s.admitted[x.tenant] == 0 {
-		delete(s.admitted, x.tenant)
+	if s.admitted[x.tenant.ID]--; s.admitted[x.tenant.ID] == 0 {
+		delete(s.admitted, x.tenant.ID)
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 type session struct {
 	server  *server
 	raw     net.Conn
+	id      string // a UUID, in the log and in events
 	log     *slog.Logger
 	address netip.Addr // of the client
 	source  netip.Addr // that is charged until the connection is admitted
@@ -41,9 +42,9 @@ type session struct {
 	busy    bool           // a request is being read, carried out or answered
 	closed  bool
 
-	// Under server.mu:
-	inside bool      // admitted, and charged to tenant
-	tenant tenant.ID // at admission
+	// Under server.mu, and set once:
+	tenant *tenant.Tenant // that is charged, as it was at admission; nil before
+	client tenant.Client
 }
 
 // recoverPanic is deferred in every goroutine of a connection: a panic ends
@@ -162,7 +163,7 @@ func (x *session) enter() error {
 	if err != nil {
 		return err
 	}
-	if err := x.server.enter(x, t.ID); err != nil {
+	if err := x.server.enter(x, t, client); err != nil {
 		return err
 	}
 	x.server.admissions.note(client.ID, x.address, now)
@@ -172,6 +173,7 @@ func (x *session) enter() error {
 // refused writes down why somebody was turned away, and counts it.
 func (x *session) refused(what string, a tenant.Arrival, err error) {
 	x.server.note(x, tenant.Cause(causeOf(err)))
+	x.server.recorder.refused(x, a, causeOf(err))
 	fingerprint := ""
 	if a.HasClient {
 		fingerprint = a.Client.String()
@@ -199,7 +201,9 @@ func (x *session) answerRequests(ctx context.Context, conn *tls.Conn) error {
 		if err != nil {
 			if errors.Is(err, message.ErrNotKMIP) || errors.Is(err, message.ErrTooLarge) {
 				x.log.Warn("the client sent no KMIP request", "error", err)
-				return errors.Join(err, x.write(conn, x.server.responder.Refuse(nil, err).Frame))
+				refused := x.server.responder.Refuse(nil, err)
+				x.server.recorder.carriedOut(x, x.tenant, x.client, refused.Items)
+				return errors.Join(err, x.write(conn, refused.Frame))
 			}
 			return err
 		}
@@ -289,6 +293,7 @@ func (x *session) answer(ctx context.Context, conn *tls.Conn, in *bufio.Reader, 
 	}
 	x.await(in, cancel)
 	response := x.carryOut(ctx, t, request)
+	x.server.recorder.carriedOut(x, t, client, response.Items)
 	err = x.write(conn, response.Frame)
 	took := time.Since(began)
 	x.report(ctx, x.log.With("tenant", t.ID, "client_certificate_id", client.ID), t, response.Items, took)

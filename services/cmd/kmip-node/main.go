@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
+	"github.com/kmip-for-vmware/kmip/libs/audit"
 	"github.com/kmip-for-vmware/kmip/libs/obs"
 	"github.com/kmip-for-vmware/kmip/services/node"
 )
@@ -33,9 +35,11 @@ func run() error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	events := audit.NewLog(os.Stdout, config.Name, obs.Boot, obs.Now)
+	config.Events = events.Record
 	n, err := node.New(ctx, config, obs.NewLogger(os.Stdout, "kmip-node"))
 	if err != nil {
 		return err
 	}
-	return n.Run(ctx)
+	return errors.Join(events.Begin(), n.Run(ctx), events.End())
 }

@@ -140,10 +140,7 @@ var identities = map[iam.SubjectType]string{
 }
 
 func initiator(r *http.Request, caller iam.Identity) audit.Initiator {
-	i := audit.Initiator{
-		ID: caller.IAMID, Name: caller.Name, TypeURI: identities[caller.Type], Credential: audit.Credential{Type: "token"},
-		Host: audit.Host{Agent: strings.ToValidUTF8(r.UserAgent()[:min(len(r.UserAgent()), maxAgent)], "?")},
-	}
+	i := audit.Initiator{ID: caller.IAMID, Name: caller.Name, TypeURI: identities[caller.Type], Credential: audit.Credential{Type: "token"}}
 	if i.TypeURI == "" {
 		i.TypeURI = "service/security/account/user"
 	}
@@ -151,11 +148,8 @@ func initiator(r *http.Request, caller iam.Identity) audit.Initiator {
 		i.Name = caller.Email
 	}
 	host, _, _ := net.SplitHostPort(r.RemoteAddr)
-	if address, err := netip.ParseAddr(host); err == nil {
-		i.Host.Address, i.Host.AddressType = address.Unmap().String(), "IPv6"
-		if address.Unmap().Is4() {
-			i.Host.AddressType = "IPv4"
-		}
-	}
+	address, _ := netip.ParseAddr(host) // the zero address if it is none
+	i.Host = audit.HostAt(address)
+	i.Host.Agent = strings.ToValidUTF8(r.UserAgent()[:min(len(r.UserAgent()), maxAgent)], "?")
 	return i
 }

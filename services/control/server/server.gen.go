@@ -58,7 +58,7 @@ type ServerInterface interface {
 	// ListInstanceEndpoints List the endpoints to enter in vCenter
 	// (GET /v1/instances/{id}/endpoints)
 	ListInstanceEndpoints(w http.ResponseWriter, r *http.Request, id InstanceID)
-	// ListInstanceEvents List the calls that changed an instance
+	// ListInstanceEvents List the events of an instance
 	// (GET /v1/instances/{id}/events)
 	ListInstanceEvents(w http.ResponseWriter, r *http.Request, id InstanceID, params ListInstanceEventsParams)
 	// GetInstanceKeyManager Get the key manager of an instance
@@ -181,7 +181,7 @@ func (_ Unimplemented) ListInstanceEndpoints(w http.ResponseWriter, r *http.Requ
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// ListInstanceEvents List the calls that changed an instance
+// ListInstanceEvents List the events of an instance
 // (GET /v1/instances/{id}/events)
 func (_ Unimplemented) ListInstanceEvents(w http.ResponseWriter, r *http.Request, id InstanceID, params ListInstanceEventsParams) {
 	w.WriteHeader(http.StatusNotImplemented)
@@ -5125,7 +5125,7 @@ type StrictServerInterface interface {
 	// ListInstanceEndpoints List the endpoints to enter in vCenter
 	// (GET /v1/instances/{id}/endpoints)
 	ListInstanceEndpoints(ctx context.Context, request ListInstanceEndpointsRequestObject) (ListInstanceEndpointsResponseObject, error)
-	// ListInstanceEvents List the calls that changed an instance
+	// ListInstanceEvents List the events of an instance
 	// (GET /v1/instances/{id}/events)
 	ListInstanceEvents(ctx context.Context, request ListInstanceEventsRequestObject) (ListInstanceEventsResponseObject, error)
 	// GetInstanceKeyManager Get the key manager of an instance
