@@ -52,7 +52,7 @@ BEGIN
         what := concat_ws(' ', reporter, today, r.changes);
         SELECT event -> 'responseData' INTO before FROM events WHERE instance_id = r.instance AND gap = what;
         INSERT INTO events (instance_id, gap, event) VALUES (r.instance, what, jsonb_set(r.gap, '{responseData}', jsonb_build_object(
-            'events', missed.events + coalesce((before ->> 'events')::bigint, 0),
+            'node', reporter, 'events', missed.events + coalesce((before ->> 'events')::bigint, 0),
             'from', to_char(least(missed.first, (before ->> 'from')::timestamptz) AT TIME ZONE 'UTC', form),
             'to', to_char(greatest(missed.last, (before ->> 'to')::timestamptz) AT TIME ZONE 'UTC', form))))
         ON CONFLICT (instance_id, gap) WHERE gap IS NOT NULL DO UPDATE SET event = excluded.event;

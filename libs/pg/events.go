@@ -57,7 +57,7 @@ type KMIPEvents struct {
 	Missed   int64     // that came before and can't be given
 	From, To time.Time // of these
 	// Gap is the audit.Event, in JSON, that stands for all that are not kept.
-	// How many they are, from when to when, becomes its responseData.
+	// The node, how many they are, from when to when become its responseData.
 	Gap []byte
 }
 

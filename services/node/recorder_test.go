@@ -256,7 +256,7 @@ func TestEventsReachTheirTenant(t *testing.T) {
 					t.Fatalf("%s: %v", f.JSON, err)
 				}
 				count[e.Action]++
-				if e.Action == "vmware-solutions.event.list" && (e.ResponseData["events"] != 200.0 || e.ResponseData["from"] == "" || e.ResponseData["to"] == "") {
+				if e.Action == "vmware-solutions.event.list" && (e.ResponseData["events"] != 200.0 || e.ResponseData["node"] != "node-1" || e.ResponseData["from"] == "" || e.ResponseData["to"] == "") {
 					t.Errorf("the gap: %+v", e)
 				}
 			}
