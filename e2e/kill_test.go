@@ -1,12 +1,18 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
 
+	"github.com/kmip-for-vmware/kmip/libs/audit"
 	"github.com/kmip-for-vmware/kmip/libs/kmip"
 	"github.com/kmip-for-vmware/kmip/libs/secret"
 	"github.com/kmip-for-vmware/kmip/libs/wire/client"
@@ -14,7 +20,8 @@ import (
 
 // TestKillsLoseNoAnsweredCreate kills nodes, one and both, and the control
 // plane while clients of both tenants make keys: every key whose Create was
-// answered is readable on both nodes, with the bytes that were read first.
+// answered is readable on both nodes, with the bytes that were read first, and
+// its event is in a log of which no line is missing.
 func TestKillsLoseNoAnsweredCreate(t *testing.T) {
 	t.Parallel()
 	c := ownCell(t)
@@ -67,6 +74,53 @@ func TestKillsLoseNoAnsweredCreate(t *testing.T) {
 	for _, m := range makers {
 		t.Logf("instance %s: %d keys answered, %d of them read at once", m.id, len(m.answered), len(m.read))
 		m.check(t)
+	}
+	checkRecord(t, c, makers)
+}
+
+// checkRecord verifies the audit lines of each program, also of those that were
+// killed, and looks for the event of each answered Create under its tenant.
+func checkRecord(t *testing.T, c *cell, makers []*maker) {
+	t.Helper()
+	logs, err := filepath.Glob(filepath.Join(c.dir, "logs", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	created := make(map[string]bool)
+	chains := 0
+	for _, log := range logs {
+		text, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(text, []byte(`{"chain":`)) {
+			continue
+		}
+		report, err := exec.CommandContext(t.Context(), filepath.Join(bin, "kmipctl"), "audit", "verify", log).CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v\n%s", log, err, report)
+		}
+		chains += bytes.Count(report, []byte("warning: ended without a last line"))
+		for line := range bytes.Lines(text) {
+			var e audit.Event
+			if bytes.HasPrefix(line, []byte(`{"chain":`)) && json.Unmarshal(line, &e) == nil && e.Action == "vmware-solutions.kmip-key.create" {
+				created[e.LogSourceCRN+e.Target.Name] = true
+			}
+		}
+	}
+	if chains < 5 { // as many were killed
+		t.Errorf("%d chains without an end", chains)
+	}
+	for _, m := range makers {
+		account := m.env["ACCOUNT_ID"]
+		if m.own != nil {
+			account = m.env["ACCOUNT2_ID"]
+		}
+		for _, id := range m.answered {
+			if !created["crn:v1:bluemix:public:vmware-solutions:us-south:a/"+account+":"+m.id+"::"+string(id)] {
+				t.Errorf("no event of the answered Create of %s", id)
+			}
+		}
 	}
 }
 

@@ -170,6 +170,7 @@ var reserved = map[string][]string{
 	"github.com/go-chi/":                      {"services/control", "services/node", "services/emulator", "services/cli", "services/console", "services/dev"},
 	"github.com/IBM/keyprotect-go-client":     {},
 	"github.com/ovh/":                         {},
+	"github.com/spf13/":                       {"services/cli"},
 	"github.com/rogpeppe/":                    {},
 	"go.etcd.io/bbolt":                        {"services/emulator"},
 	"github.com/prometheus/":                  {"libs/obs", "services/control", "services/node", "services/emulator"},
