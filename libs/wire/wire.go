@@ -65,6 +65,7 @@ type Item struct {
 	Object    kmip.ObjectID // the object it was about, if that is known
 	Reason    uint32        // result reason sent (KMIP 1.4, 9.1.3.2.29); 0 for success
 	Err       error         // nil for success; for the log alone
+	Changes   bool          // the operation makes, changes or ends an object
 	Window    engine.Window // by which a key was served without the key manager's word
 }
 
@@ -165,7 +166,8 @@ func (b *batch) run(ctx context.Context, c message.Cursor) Item {
 	} else {
 		b.answer.fail(open, err)
 	}
-	return Item{Operation: nameOf(it.operation), Object: b.object, Reason: uint32(reasonOf(err, b.version)), Err: err, Window: b.window}
+	o := built(it.operation)
+	return Item{Operation: nameOf(it.operation), Changes: o != nil && o.changes, Object: b.object, Reason: uint32(reasonOf(err, b.version)), Err: err, Window: b.window}
 }
 
 func (b *batch) execute(ctx context.Context, it *batchItem) error {

@@ -17,29 +17,26 @@ import (
 )
 
 // action is an operation's name in the record.
-type action struct {
-	object, verb string
-	changes      bool
-}
+type action struct{ object, verb string }
 
 // actions are the operations that are recorded also when they succeed. IBM
 // publishes those of Create, Get, Get Attributes, Activate, Revoke and Destroy
 // (VMware Solutions, Activity Tracker events); the others follow their form.
 var actions = map[string]action{
-	"Create":             {"kmip-key", "create", true},
-	"Register":           {"kmip-key", "register", true},
-	"Re-key":             {"kmip-key", "rotate", true},
-	"Locate":             {"kmip-key", "list", false},
-	"Check":              {"kmip-key", "check", false},
-	"Get":                {"kmip-key", "read", false},
-	"Get Attributes":     {"kmip-key-attributes", "retrieve", false},
-	"Get Attribute List": {"kmip-key-attributes", "list", false},
-	"Add Attribute":      {"kmip-key-attributes", "add", true},
-	"Modify Attribute":   {"kmip-key-attributes", "update", true},
-	"Delete Attribute":   {"kmip-key-attributes", "delete", true},
-	"Activate":           {"kmip-key", "activate", true},
-	"Revoke":             {"kmip-key", "revoke", true},
-	"Destroy":            {"kmip-key", "destroy", true},
+	"Create":             {"kmip-key", "create"},
+	"Register":           {"kmip-key", "register"},
+	"Re-key":             {"kmip-key", "rotate"},
+	"Locate":             {"kmip-key", "list"},
+	"Check":              {"kmip-key", "check"},
+	"Get":                {"kmip-key", "read"},
+	"Get Attributes":     {"kmip-key-attributes", "retrieve"},
+	"Get Attribute List": {"kmip-key-attributes", "list"},
+	"Add Attribute":      {"kmip-key-attributes", "add"},
+	"Modify Attribute":   {"kmip-key-attributes", "update"},
+	"Delete Attribute":   {"kmip-key-attributes", "delete"},
+	"Activate":           {"kmip-key", "activate"},
+	"Revoke":             {"kmip-key", "revoke"},
+	"Destroy":            {"kmip-key", "destroy"},
 }
 
 var (
@@ -103,8 +100,11 @@ func (r *recorder) carriedOut(x *session, t *tenant.Tenant, client tenant.Client
 		e := r.event(t, what, string(it.Object), status, reason)
 		r.by(&e, x, &client)
 		e.RequestData["operation"], e.ResponseData["resultReason"] = it.Operation, it.Reason
+		if it.Window != "" {
+			e.ResponseData["window"] = it.Window
+		}
 		r.record(e)
-		r.backlog.add(t, what.changes, e)
+		r.backlog.add(t, it.Changes, e)
 	}
 }
 
