@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
@@ -44,14 +43,15 @@ type Engine struct {
 	flights     flights
 	held        *held
 	marking     sync.Map // of row: those that are being marked as served
-	// awayUntil is until when the ledger is not asked; its monotonic reading keeps
-	// a clock that is set back from making that long.
-	awayUntil atomic.Pointer[time.Time]
+	// reading and changing: see ledgerPatience.
+	reading, changing ledgerPatience
 }
 
 // New returns an Engine.
 func New(c Config) *Engine {
-	return &Engine{objects: c.Objects, keyManagers: c.KeyManagers, now: c.Now, memory: newMemory(), held: newHeld()}
+	e := &Engine{objects: c.Objects, keyManagers: c.KeyManagers, now: c.Now, memory: newMemory(), held: newHeld()}
+	e.reading.long, e.changing.long = ledgerTime, changeTime
+	return e
 }
 
 // Key is a managed object with its bytes, to be given out in Format. The
@@ -305,7 +305,7 @@ func (e *Engine) keysAt(t *tenant.Tenant, l Location) (KeyManager, error) {
 // missing, or pending and so never answered, is made again if the key manager
 // has the object.
 func (e *Engine) record(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (Record, error) {
-	r, err := e.look(ctx, t.ID, id, changeTime)
+	r, err := e.look(ctx, t.ID, id, &e.changing)
 	if errors.Is(err, ErrNotFound) || err == nil && r.Phase == Pending {
 		return e.recover(ctx, t, id, r)
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/kmip-for-vmware/kmip/libs/fault"
@@ -24,6 +25,21 @@ const (
 	changeTime = 2 * time.Second
 )
 
+// ledgerPatience is how long the ledger is waited for, and until when it is not
+// asked because it did not answer within that. Readers, who can go on without it,
+// and changes have their own: a ledger that is slow is none that is away.
+type ledgerPatience struct {
+	long time.Duration
+	// until has a monotonic reading, which keeps a clock that is set back from
+	// making it long.
+	until atomic.Pointer[time.Time]
+}
+
+func (p *ledgerPatience) over(now time.Time) bool {
+	until := p.until.Load()
+	return until != nil && now.Before(*until)
+}
+
 var (
 	// errWithheld answers for what was revoked or destroyed, or may not leave, by a node that
 	// can't look up which.
@@ -37,7 +53,7 @@ var (
 // Active unless the object is withheld. An object that the ledger does not
 // know, but the key manager does, gets its row again.
 func (e *Engine) known(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) (Record, error) {
-	r, err := e.look(ctx, t.ID, id, ledgerTime)
+	r, err := e.look(ctx, t.ID, id, &e.reading)
 	switch {
 	case err == nil && r.Phase != Pending:
 		e.memory.rows.Set(row{t.ID, id}, r)
@@ -63,34 +79,32 @@ func (e *Engine) known(ctx context.Context, t *tenant.Tenant, id kmip.ObjectID) 
 }
 
 // look reads a row, as askLedger does.
-func (e *Engine) look(ctx context.Context, t tenant.ID, id kmip.ObjectID, long time.Duration) (r Record, err error) {
-	err = e.askLedger(ctx, long, func(ctx context.Context) error {
+func (e *Engine) look(ctx context.Context, t tenant.ID, id kmip.ObjectID, p *ledgerPatience) (r Record, err error) {
+	err = e.askLedger(ctx, p, func(ctx context.Context) error {
 		r, err = e.objects.Get(ctx, t, id)
 		return err
 	})
 	return r, err
 }
 
-// askLedger lets f call the ledger for so long, but not while it has just not answered.
-func (e *Engine) askLedger(ctx context.Context, long time.Duration, f func(context.Context) error) error {
-	if e.away() {
+// askLedger lets f call the ledger as long as p has it, but not while it has just not
+// answered.
+func (e *Engine) askLedger(ctx context.Context, p *ledgerPatience, f func(context.Context) error) error {
+	if p.over(e.now()) {
 		return errNoLedger
 	}
-	limited, cancel := context.WithTimeout(ctx, long)
+	limited, cancel := context.WithTimeout(ctx, p.long)
 	defer cancel()
 	err := f(limited)
 	if errors.Is(err, ErrUnavailable) && ctx.Err() == nil {
 		until := e.now().Add(awayFor)
-		e.awayUntil.Store(&until)
+		p.until.Store(&until)
 	}
 	return err
 }
 
-// away reports whether the ledger has just not answered.
-func (e *Engine) away() bool {
-	until := e.awayUntil.Load()
-	return until != nil && e.now().Before(*until)
-}
+// away reports whether the ledger has just not answered a reader.
+func (e *Engine) away() bool { return e.reading.over(e.now()) }
 
 // find returns a row made of what the key manager holds: its standard key and
 // the envelope in it, which nothing but unwrapping proves to be the tenant's.

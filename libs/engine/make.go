@@ -85,7 +85,7 @@ func randomKey(o kmip.Object) *secret.Bytes { return secret.Random(int(o.Length)
 // pending; the standard key; then swap makes the row live.
 func (e *Engine) keep(ctx context.Context, t *tenant.Tenant, object kmip.Object, material *secret.Bytes, swap func(context.Context, *tenant.Tenant, Record) error) (kmip.ObjectID, error) {
 	defer material.Wipe()
-	if e.away() {
+	if e.changing.over(e.now()) {
 		return "", errNoLedger // before the key manager is asked in vain
 	}
 	if err := e.namesFree(ctx, t, object); err != nil {
@@ -119,7 +119,7 @@ func (e *Engine) keep(ctx context.Context, t *tenant.Tenant, object kmip.Object,
 	}
 	// A row that was written all the same stays pending without a standard key,
 	// and a job removes it.
-	if err := e.askLedger(ctx, changeTime, func(ctx context.Context) error { return e.objects.Create(ctx, t.ID, r) }); err != nil {
+	if err := e.askLedger(ctx, &e.changing, func(ctx context.Context) error { return e.objects.Create(ctx, t.ID, r) }); err != nil {
 		return "", err
 	}
 	r.Version = 1
@@ -158,7 +158,7 @@ func (e *Engine) undo(ctx context.Context, keys KeyManager, ref KeyRef, err erro
 func (e *Engine) namesFree(ctx context.Context, t *tenant.Tenant, object kmip.Object) error {
 	for _, name := range object.Names() {
 		var found Located
-		err := e.askLedger(ctx, changeTime, func(ctx context.Context) (err error) {
+		err := e.askLedger(ctx, &e.changing, func(ctx context.Context) (err error) {
 			found, err = e.objects.Locate(ctx, t.ID, Query{Filter: kmip.NameFilter(name), Now: e.now(), Maximum: 1})
 			return err
 		})
