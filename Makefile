@@ -76,6 +76,10 @@ fuzz: ## each fuzz target for FUZZTIME
 bench: ## the benchmarks
 	go test -run '^$$' -bench . -benchmem ./libs/... ./services/emulator/...
 
+.PHONY: storm
+storm: build ## a boot storm of 50 tenants and 5,000 connections, with its figures
+	go test ./e2e -run '^TestBootStorm$$' -v -timeout 20m -args -storm
+
 .PHONY: clean
 clean: ## remove .bin and the run folder
 	@if [ -d '$(RUN_DIR)' ]; then go run ./services/cmd/kmip-dev clean --run-dir '$(RUN_DIR)'; fi
