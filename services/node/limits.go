@@ -26,7 +26,7 @@ const (
 	maxDoor     = 4_096  // the same, of all sources
 	maxSources  = 10_000 // sources remembered
 
-	handshakeTimeout = 10 * time.Second
+	handshakeTimeout = 20 * time.Second // of thousands that connect at once the last wait for the others' signatures
 	idleTimeout      = 30 * time.Second // between requests
 	frameTimeout     = 10 * time.Second // from a request's first byte to its last
 	requestTimeout   = 30 * time.Second

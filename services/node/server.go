@@ -60,6 +60,9 @@ type server struct {
 }
 
 func newServer(port uint16, certificate tls.Certificate, c *configuration, r responder, log *slog.Logger, m *metrics, now func() time.Time) *server {
+	if key, ok := certificate.PrivateKey.(crypto.Signer); ok {
+		certificate.PrivateKey = newSigner(key)
+	}
 	return &server{
 		port: port, configuration: c, responder: r, log: log, metrics: m, now: now,
 		doors: doors{log: log, metrics: m, open: make(map[uint16]net.Listener), missing: make(map[uint16]string)},
