@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/kmip-for-vmware/kmip/api"
@@ -51,13 +52,14 @@ func propagate(t *testing.T, c *cell, at circumstance, n int) propagation {
 		if i%4 == 0 {
 			certificate, text = clientCertificate(time.Now().AddDate(1, 0, 0))
 		}
+		once := uuid.NewString()
 		// A node that is stopped in the middle of a transaction is in the way for
-		// up to ten seconds.
+		// up to ten seconds: then the change is asked for again.
 		err := await(ctx, recoveryTime, func(ctx context.Context) error {
 			switch i % 4 {
 			case 0:
-				got, err := r.CreateInstanceClientCertificateWithResponse(ctx, x.instance, nil,
-					api.ClientCertificatePrototype{Name: "measured", Certificate: text})
+				got, err := r.CreateInstanceClientCertificateWithResponse(ctx, x.instance,
+					&api.CreateInstanceClientCertificateParams{IdempotencyKey: &once}, api.ClientCertificatePrototype{Name: "measured", Certificate: text})
 				if err != nil {
 					return err
 				}
@@ -67,7 +69,7 @@ func propagate(t *testing.T, c *cell, at circumstance, n int) propagation {
 				return answered("POST client_certificates", got.HTTPResponse, got.Body, http.StatusCreated)
 			case 3:
 				got, err := r.DeleteInstanceClientCertificateWithResponse(ctx, x.instance, id)
-				if err != nil {
+				if err != nil || got.StatusCode() == http.StatusNotFound {
 					return err
 				}
 				return answered("DELETE client_certificate", got.HTTPResponse, got.Body, http.StatusNoContent)
