@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/kmip-for-vmware/kmip/libs/pgcluster"
 )
@@ -54,24 +53,12 @@ func (p *postgres) start(ctx context.Context) (process, error) {
 	p.cluster = cluster
 	p.mu.Unlock()
 	return process{
-		pid: cluster.PID(), ended: gone(cluster.PID()), stop: cluster.Stop,
+		pid: cluster.PID(), ended: cluster.Ended(), stop: cluster.Stop,
 		how: func() string {
 			// A server that has ended by itself still holds its folders.
 			return errors.Join(errors.New("ended"), cluster.Stop(context.Background())).Error()
 		},
 	}, nil
-}
-
-// gone is closed when a child that somebody else waits for has ended.
-func gone(pid int) <-chan struct{} {
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for syscall.Kill(pid, 0) == nil {
-			time.Sleep(50 * time.Millisecond)
-		}
-	}()
-	return ended
 }
 
 func (p *postgres) latest() *pgcluster.Cluster {
