@@ -197,7 +197,7 @@ func TestFindAmongManyKeys(t *testing.T) {
 	finds(t, c, kmip.ObjectID(uuid.NewString()), "")
 	finds(t, c, madeAt(now.Add(time.Hour)), "")
 	finds(t, c, kmip.ObjectID("ffffffff-ffff-7fff-8fff-ffffffffffff"), "")
-	if filtered, pages := l.asked(); filtered != 4 || pages != 0 {
+	if filtered, pages := l.asked(); filtered != 5 || pages != 0 {
 		t.Errorf("%d lists by time and %d pages right after all keys were read", filtered, pages)
 	}
 
@@ -229,6 +229,18 @@ func TestFindTakesTheOldestOfOneName(t *testing.T) {
 			finds(t, c, imported, keys[3].ID)
 		})
 	}
+}
+
+// TestFindWithAClockThatIsBehind looks for a key that another node has just made,
+// on one whose clock is an hour behind.
+func TestFindWithAClockThatIsBehind(t *testing.T) {
+	l, now := newLists(t), time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	c := l.client(t, firstInstance, func() time.Time { return now.Add(-time.Hour) })
+	finds(t, c, kmip.ObjectID(uuid.NewString()), "") // reads the list
+	id := madeAt(now)
+	made := standard(id, now)
+	l.set(func() { l.instances[firstInstance] = []listed{made} })
+	finds(t, c, id, made.ID)
 }
 
 // TestFindReadsTheListOnce for all who wait for it; who leaves does not stop it.
