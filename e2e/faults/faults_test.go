@@ -158,6 +158,9 @@ func (r *report) try(t *testing.T, tr *traffic, f fault) {
 	passed := t.Run(f.name, func(t *testing.T) {
 		r.rows = append(r.rows, tr.try(t, f))
 		whole = true
+		if t.Failed() {
+			r.violations = append(r.violations, f.name)
+		}
 	})
 	if !passed && !whole {
 		t.FailNow()

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"testing"
 	"text/tabwriter"
 	"time"
 )
@@ -19,6 +20,7 @@ import (
 // report is what the suite found out.
 type report struct {
 	rows        []row
+	violations  []string // by fault
 	selfCheck   []string // what it reported of what was broken on purpose
 	propagation []propagation
 	rolling     *row
@@ -87,7 +89,17 @@ func (r *report) write(name string) error {
 	out.WriteString(introduction)
 	fmt.Fprintf(&out, "The figures below are of one run on a machine with %d cores (%s, Linux, %s), on %s, with everything on it: three nodes, two\ncontrol planes, two PostgreSQL servers, the emulator and all clients.\n\n",
 		runtime.NumCPU(), processor(), runtime.Version(), time.Now().UTC().Format(time.DateOnly))
+	if testing.Short() {
+		out.WriteString("It was the short form: few of the faults, and few changes.\n\n")
+	}
 	out.WriteString(faultsText)
+	if len(r.violations) > 0 {
+		out.WriteString("**This run broke promises:**\n\n")
+		for _, v := range r.violations {
+			fmt.Fprintf(&out, "- %s\n", v)
+		}
+		out.WriteString("\n")
+	}
 	rows := make([][]string, 0, len(r.rows))
 	for _, row := range r.rows {
 		rows = append(rows, row.cells())

@@ -372,7 +372,7 @@ func (tr *traffic) addCertificate(ctx context.Context, x *tenant, round int, nam
 // removeCertificate goes on using the certificate on every node.
 func (tr *traffic) removeCertificate(ctx context.Context, x *tenant, round int, id string, certificate *tls.Certificate) {
 	x.settings.put(id, certificateState{certificate: certificate, unknown: true})
-	end := make(chan time.Time, 1)
+	end := make(chan time.Time, nodeCount)
 	var using sync.WaitGroup
 	for node := range tr.nodes {
 		using.Go(func() { tr.use(ctx, x, node, certificate, end) })
