@@ -127,9 +127,9 @@ func TestReliability(t *testing.T) {
 			r.try(t, tr, f)
 		}
 	}
-	t.Run("rolling restart", func(t *testing.T) { r.rolling = tr.rollingRestart(t) })
+	r.part(t, "rolling restart", func(t *testing.T) { r.rolling = tr.rollingRestart(t) })
 	tr.end()
-	t.Run("every key of the run", func(t *testing.T) {
+	r.part(t, "every key of the run", func(t *testing.T) {
 		for _, v := range tr.verify(t.Context(), make([]int, len(tr.tenants)), recoveryTime) {
 			t.Error(v.text)
 		}
@@ -138,9 +138,9 @@ func TestReliability(t *testing.T) {
 	if testing.Short() {
 		changes = 20
 	}
-	t.Run("propagation", func(t *testing.T) { r.measure(t, c, changes) })
-	t.Run("static stability", func(t *testing.T) { r.staticStability(t, c) })
-	t.Run("self-check", func(t *testing.T) { r.selfCheck = tr.selfCheck(t) })
+	r.part(t, "propagation", func(t *testing.T) { r.measure(t, c, changes) })
+	r.part(t, "static stability", func(t *testing.T) { r.staticStability(t, c) })
+	r.part(t, "self-check", func(t *testing.T) { r.selfCheck = tr.selfCheck(t) })
 	if *writeReport {
 		must(t, r.write("../../docs/reliability.md"))
 	}
@@ -155,16 +155,23 @@ func (r *report) try(t *testing.T, tr *traffic, f fault) {
 		return
 	}
 	whole := false
-	passed := t.Run(f.name, func(t *testing.T) {
+	passed := r.part(t, f.name, func(t *testing.T) {
 		r.rows = append(r.rows, tr.try(t, f))
 		whole = true
-		if t.Failed() {
-			r.violations = append(r.violations, f.name)
-		}
 	})
 	if !passed && !whole {
 		t.FailNow()
 	}
+}
+
+// part runs a test of its own, and notes when it fails.
+func (r *report) part(t *testing.T, name string, f func(t *testing.T)) bool {
+	t.Helper()
+	passed := t.Run(name, f)
+	if !passed {
+		r.violations = append(r.violations, name)
+	}
+	return passed
 }
 
 // randomly tries faults, and two at a time half the time.

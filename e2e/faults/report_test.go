@@ -20,7 +20,7 @@ import (
 // report is what the suite found out.
 type report struct {
 	rows        []row
-	violations  []string // by fault
+	violations  []string // what failed
 	selfCheck   []string // what it reported of what was broken on purpose
 	propagation []propagation
 	rolling     *row
@@ -94,7 +94,7 @@ func (r *report) write(name string) error {
 	}
 	out.WriteString(faultsText)
 	if len(r.violations) > 0 {
-		out.WriteString("**This run broke promises:**\n\n")
+		out.WriteString("**In this run something that was promised did not hold:**\n\n")
 		for _, v := range r.violations {
 			fmt.Fprintf(&out, "- %s\n", v)
 		}
@@ -241,7 +241,8 @@ the other tenant's keys, and an administrator renames the instance and adds and 
 client tries node after node, and waits five seconds for an answer. *Failed* are requests that one node
 did not carry out, *unserved* operations that no node did. The gaps are the longest times of a tenant between
 two successes, from before the fault until everything works again. *Served late* is how long after it could know
-better a node has served a removed certificate at most; 1000 ms are allowed. *Lost* counts keys, on any node.
+better a node has served a removed certificate at most; 1000 ms are allowed. *Lost* counts keys and settings, on any node or
+control plane.
 
 A Create or change that is not answered may have happened; a client that tries again makes another key.
 After an older backup was restored, changes over REST that are younger than it are gone by nature, and
@@ -254,7 +255,7 @@ const selfCheckText = `## The suite finds what is lost
 
 After the last fault one standard key is deleted in the key manager and two rows of the ledger
 exchange their standard keys. The same verification has to report these three keys on every node and nothing
-else, and did:
+else. It reported:
 
 `
 
@@ -269,8 +270,8 @@ are asked every 10 ms.
 const rollingText = `## Rolling restart
 
 Each node in turn was told to end (SIGTERM) and started again, under the load above: %d requests, %d operations
-that no node carried out, %d requests that were repeated on another node because a connection was closed between two
-requests. A request that was in flight when its node was told to end was answered.
+that no node carried out, %d requests that were repeated on another node. On each node a request was in flight when the node was
+told to end: it has to be answered.
 
 `
 
