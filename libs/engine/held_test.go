@@ -103,7 +103,7 @@ func TestCacheWindow(t *testing.T) {
 		id := b.create(t)
 		b.want(t, id, "")
 		b.asked, b.down = 0, engine.ErrUnavailable
-		time.Sleep(59 * time.Second)
+		<-time.After(59 * time.Second)
 		b.want(t, id, engine.Cache)
 		if b.asked > 0 {
 			t.Errorf("the key manager was asked %d times", b.asked)
@@ -112,7 +112,7 @@ func TestCacheWindow(t *testing.T) {
 			t.Errorf("the other tenant: %v", err)
 		}
 		held := b.HeldBytes(b.one.ID)
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		synctest.Wait()
 		b.wiped(t, "after the window", held)
 		b.refused(t, id, fault.Unavailable)
@@ -129,17 +129,17 @@ func TestOutageGrace(t *testing.T) {
 		b := newWindowed(0, time.Minute)
 		id := b.create(t)
 		b.want(t, id, "")
-		time.Sleep(30 * time.Second)
+		<-time.After(30 * time.Second)
 		b.want(t, id, "")
 		b.down = engine.ErrUnavailable
-		time.Sleep(59 * time.Second)
+		<-time.After(59 * time.Second)
 		b.asked = 0
 		b.want(t, id, engine.Grace)
 		if b.asked == 0 {
 			t.Error("the key manager was not asked")
 		}
 		held := b.HeldBytes(b.one.ID)
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		synctest.Wait()
 		b.wiped(t, "after the grace", held)
 		b.refused(t, id, fault.Unavailable)
@@ -290,10 +290,10 @@ func TestWindowsChange(t *testing.T) {
 			held := b.HeldBytes(b.one.ID)
 			b.one.Cache = time.Duration(seconds) * time.Second
 			b.obey()
-			time.Sleep(b.one.Cache - time.Second)
+			<-time.After(b.one.Cache - time.Second)
 			synctest.Wait()
 			b.want(t, id, engine.Cache)
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			synctest.Wait()
 			b.wiped(t, "after the new window", held)
 			b.want(t, id, "")

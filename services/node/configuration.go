@@ -17,6 +17,10 @@ import (
 const (
 	firstPause = 100 * time.Millisecond
 	lastPause  = 5 * time.Second
+
+	// diskAfter is how long a node that starts waits for PostgreSQL before it
+	// serves what its disk holds, which may admit what was removed meanwhile.
+	diskAfter = time.Second
 )
 
 // configuration is the cell's tenants as this node knows them.
@@ -37,12 +41,12 @@ type configuration struct {
 }
 
 // follow keeps current up to date until ctx ends, beginning with what the disk
-// holds. While PostgreSQL is away the last snapshot stays in force.
+// holds unless PostgreSQL answers. While that is away the last snapshot stays in
+// force.
 func (c *configuration) follow(ctx context.Context) {
-	c.readDisk()
 	pause := firstPause
-	for ctx.Err() == nil {
-		err := c.read(ctx)
+	for first := c.disk != nil; ctx.Err() == nil; first = false {
+		err := c.read(ctx, first)
 		switch {
 		case ctx.Err() != nil:
 			return
@@ -51,6 +55,9 @@ func (c *configuration) follow(ctx context.Context) {
 			pause = firstPause
 		default:
 			c.log.Error("the configuration can't be read; the last one stays in force", "error", err, "again_in", pause.String())
+		}
+		if first && c.current.Load() == nil {
+			c.readDisk()
 		}
 		select {
 		case <-ctx.Done():
@@ -63,9 +70,6 @@ func (c *configuration) follow(ctx context.Context) {
 // readDisk puts the copy on the disk in force. Whatever is wrong with it, it is
 // as if there were none.
 func (c *configuration) readDisk() {
-	if c.disk == nil {
-		return
-	}
 	snapshot, quarantined, confirmed, err := c.disk.read()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -80,9 +84,15 @@ func (c *configuration) readDisk() {
 	c.tell(snapshot, quarantined)
 }
 
-// read takes a full snapshot and then every change, until one fails.
-func (c *configuration) read(ctx context.Context) error {
-	snapshot, quarantined, err := c.source.Snapshot(ctx)
+// read takes a full snapshot, within diskAfter if the disk can stand in for it,
+// and then every change, until one fails.
+func (c *configuration) read(ctx context.Context, standIn bool) error {
+	asking, cancel := ctx, func() {}
+	if standIn {
+		asking, cancel = context.WithTimeout(ctx, diskAfter)
+	}
+	snapshot, quarantined, err := c.source.Snapshot(asking)
+	cancel()
 	if err != nil {
 		return err
 	}

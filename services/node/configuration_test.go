@@ -55,9 +55,15 @@ func failing() (*tenant.Snapshot, []tenant.Quarantined, error) {
 // returns what was logged and the revisions that were in force.
 func follow(t *testing.T, s *script) (metrics map[string]string, logged string, inForce []int64) {
 	t.Helper()
+	return followFrom(t, s, nil)
+}
+
+// followFrom is follow with a copy on the disk.
+func followFrom(t *testing.T, s *script, disk *diskCopy) (metrics map[string]string, logged string, inForce []int64) {
+	t.Helper()
 	var log bytes.Buffer
 	registry := obs.NewRegistry()
-	c := &configuration{source: s, ageLimit: time.Hour, now: time.Now, log: slog.New(slog.NewTextHandler(&log, nil)), metrics: newMetrics(registry)}
+	c := &configuration{source: s, disk: disk, ageLimit: time.Hour, now: time.Now, log: slog.New(slog.NewTextHandler(&log, nil)), metrics: newMetrics(registry)}
 	c.replaced = func() { inForce = append(inForce, c.current.Load().Revision().Number) }
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
@@ -87,6 +93,30 @@ func TestConfigurationWaitsForTheDatabase(t *testing.T) {
 	wantRevisions(t, revisions, 7)
 	if n := metrics["kmip_configuration_revision"]; n != "7" {
 		t.Errorf("the metric says revision %q", n)
+	}
+}
+
+// A node that starts serves what its disk holds only when the database fails or
+// has not answered for a second: the copy may admit what was removed since.
+func TestDatabaseGoesBeforeTheDisk(t *testing.T) {
+	type answers = []func() (*tenant.Snapshot, []tenant.Quarantined, error)
+	for name, c := range map[string]struct {
+		database answers
+		want     []int64
+	}{
+		"it answers": {answers{at(9)}, []int64{9}},
+		"it fails":   {answers{failing, failing, at(9)}, []int64{3, 9}},
+		"it hangs":   {nil, []int64{3}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			disk := newCopy(t)
+			held, _ := tenant.NewSnapshot(tenant.Revision{Number: 3}, nil)
+			if err := disk.replace(held, time.Now()); err != nil {
+				t.Fatal(err)
+			}
+			_, _, revisions := followFrom(t, &script{snapshots: c.database}, disk)
+			wantRevisions(t, revisions, c.want...)
+		})
 	}
 }
 
@@ -141,7 +171,7 @@ func TestGoneTenantHasNoMetrics(t *testing.T) {
 	s.watches = append(s.watches, func(apply func(tenant.Delta) error) error {
 		return errors.Join(apply(tenant.Delta{After: tenant.Revision{Number: 1}, To: tenant.Revision{Number: 2}, Removed: []tenant.ID{"one"}}), tenant.ErrTooOld)
 	})
-	if err := c.read(t.Context()); !errors.Is(err, tenant.ErrTooOld) {
+	if err := c.read(t.Context(), false); !errors.Is(err, tenant.ErrTooOld) {
 		t.Fatal(err)
 	}
 	for name := range scrape(t, registry) {

@@ -304,7 +304,7 @@ func TestCopyIsWrittenBeforeAnythingIsTold(t *testing.T) {
 			t.Errorf("told of %v with %v, %v on the disk", c.current.Load().Revision(), got, err)
 		}
 	}
-	if err := c.read(t.Context()); !errors.Is(err, tenant.ErrTooOld) {
+	if err := c.read(t.Context(), false); !errors.Is(err, tenant.ErrTooOld) {
 		t.Fatal(err)
 	}
 	if told != 2 {
