@@ -20,7 +20,9 @@ const (
 	readTimeout = 3 * time.Second
 	// snapshotTimeout bounds the reading of a whole cell (100,000 tenants).
 	snapshotTimeout = time.Minute
-	maxBackoff      = time.Second
+	// maxBackoff is no longer than a poll: a database that is back is heard from
+	// as soon as one that was there all the time.
+	maxBackoff = pollInterval
 )
 
 // Source is the change feed of a cell's configuration. Its pool's role is
