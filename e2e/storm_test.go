@@ -44,6 +44,7 @@ func TestBootStorm(t *testing.T) {
 	}
 	quiet := newStormTenant(t, newDedicated(t, c)) // its key manager is well
 	cloud := &cloud{admin: quiet.env["EMULATOR_ADMIN_URL"]}
+	cloud.turn(t, "calls", m{"kept": 200_000}) // to count them
 	for _, mode := range []struct {
 		name, knob string
 		rule       m
